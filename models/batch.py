@@ -1,0 +1,41 @@
+"""The records every term may read: what came in and what the task made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One collated mini-batch of ``B`` labelled images, padded to the bucket's width ``W``.
+
+    Attributes:
+        image: ``(B, C, H, W)`` float32 in ``[-1, 1]``; columns past ``widths`` are black (-1).
+        widths: ``(B,)`` int64 valid columns of each image, ``1 <= width <= W``.
+        tokens: ``(B, L)`` int64 label classes, right-padded with 0 (padding is never read).
+        lengths: ``(B,)`` int64 label lengths.
+        counted: ``(B,)`` bool; false for labels CTC cannot spell here, which no loss may average over.
+        ids: position of each sample in the whole data set, for events and difficulty tables.
+    """
+
+    image: Tensor
+    widths: Tensor
+    tokens: Tensor
+    lengths: Tensor
+    counted: Tensor
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What a reading task makes of a :class:`Batch`.
+
+    Attributes:
+        logits: ``(B, T, K)`` scores per frame; class 0 is the CTC blank.
+        frames: ``(B,)`` int64 valid frames of each image, ``<= T``.
+    """
+
+    logits: Tensor
+    frames: Tensor

@@ -1,0 +1,1 @@
+"""Search spaces: one per file, naming plan fields by their dotted path."""
