@@ -12,10 +12,24 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from datasets.row import BadImage
 
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "BMP",
+    "DIB",
+    "WEBP",
+    "TIFF",
+    "GIF",
+    "PPM",
+    "JPEG2000",
+    "AVIF",
+)  # OpenCV reads them all
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 64_000_000  # a 64-megapixel photo decodes to 192 MB; more is refused before decoding
 
 cv2.setNumThreads(1)  # the workers are the parallelism; OpenCV's own threads only fight with them
@@ -86,12 +100,14 @@ def decode(data: bytes, *, name: str) -> np.ndarray:
     Raises :class:`BadImage` (unreadable, too_large) naming ``name``.
     """
     try:
-        with Image.open(io.BytesIO(data)) as header:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
             width, height = header.size
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # on damaged bytes Pillow's readers raise anything, AVIF's a plain RuntimeError
         raise BadImage("unreadable", f"{name}: not an image ({type(error).__name__}, {len(data)} bytes)") from error
     if width * height > MAX_PIXELS:
         raise BadImage("too_large", f"{name}: {width}x{height} pixels; at most {MAX_PIXELS:,} are decoded")
+    if data.startswith(PNG_MAGIC) and not _chunks_fit(data):
+        raise BadImage("unreadable", f"{name}: a PNG cut short or damaged: a chunk is longer than the file")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
@@ -99,6 +115,17 @@ def decode(data: bytes, *, name: str) -> np.ndarray:
     if image is None:
         raise BadImage("unreadable", f"{name}: the header is an image's but the pixels cannot be decoded")
     return image
+
+
+def _chunks_fit(png: bytes) -> bool:
+    """Whether every chunk lies inside the file. OpenCV 5 allocates the length a chunk claims, up to 2 GB, unchecked."""
+    start = len(PNG_MAGIC)
+    while start < len(png):
+        length, kind = int.from_bytes(png[start : start + 4]), png[start + 4 : start + 8]
+        start += 12 + length  # length, kind and checksum take 4 bytes each
+        if kind == b"IEND":
+            return start <= len(png)
+    return False
 
 
 @dataclass(frozen=True)
@@ -125,9 +152,12 @@ class ImageFile:
 def inside(root: Path, relative: str) -> Path:
     """``root / relative``, refused if it leaves ``root`` (``..``, absolute paths, links that point out).
 
-    Raises :class:`BadImage` with reason ``outside_root``.
+    Raises :class:`BadImage` with reason ``outside_root``, or ``bad_path`` where no file can have that name.
     """
-    path = (root / relative).resolve()
+    try:
+        path = (root / relative).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # NUL bytes, lone surrogates, links that point in a circle
+        raise BadImage("bad_path", f"{relative!r} is not a usable path: {error}") from error
     if not path.is_relative_to(root.resolve()):
         raise BadImage("outside_root", f"{relative!r} points outside {root}")
     return path

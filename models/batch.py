@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+BLACK = -1.0  # what padding holds, in the range of Batch.image
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

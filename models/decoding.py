@@ -1,0 +1,154 @@
+"""From CTC scores to readings: greedy, prefix beam search, and the best word of a lexicon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+BLANK = 0
+CHUNK = 4096  # candidates scored at once: bounds the memory of a half-million-word lexicon
+
+
+@torch.no_grad()
+def greedy(logits: Tensor, frames: Tensor) -> list[list[int]]:
+    """The label of each image's single most probable path: repeats collapsed, then blanks dropped.
+
+    Args:
+        logits: ``(B, T, K)``.
+        frames: ``(B,)`` valid frames.
+    """
+    best = logits.argmax(dim=2)
+    starts = torch.ones_like(best, dtype=torch.bool)
+    starts[:, 1:] = best[:, 1:] != best[:, :-1]
+    valid = torch.arange(best.shape[1], device=best.device) < frames[:, None]
+    rows = best.masked_fill(~(starts & valid), BLANK).tolist()
+    return [[symbol for symbol in row if symbol != BLANK] for row in rows]
+
+
+def confidence(logits: Tensor, frames: Tensor, readings: Sequence[Sequence[int]]) -> Tensor:
+    """``(B,)`` the probability CTC gives to each reading as a whole: the sum over all of its paths.
+
+    Longer words are less probable for it; it is a probability, not a score per character.
+
+    Args:
+        logits: ``(B, T, K)``.
+        frames: ``(B,)`` valid frames.
+        readings: one label per image, as :func:`greedy` returns them.
+    """
+    return log_likelihoods(logits.float().log_softmax(dim=2), frames, readings).exp()
+
+
+@torch.no_grad()
+def log_likelihoods(log_probs: Tensor, frames: Tensor, labels: Sequence[Sequence[int]]) -> Tensor:
+    """``(N,)`` exact ``log p(label)`` in nats, ``-inf`` where the frames do not suffice for a label.
+
+    Args:
+        log_probs: ``(N, T, K)`` normalised over ``K``; may be an expanded view.
+        frames: ``(N,)`` valid frames.
+        labels: one per row, without blanks.
+    """
+    lengths = torch.tensor([len(label) for label in labels], dtype=torch.int64)
+    tokens = torch.tensor(list(chain.from_iterable(labels)), dtype=torch.int64)
+    return -F.ctc_loss(
+        log_probs.transpose(0, 1),
+        tokens.to(log_probs.device),
+        frames.cpu(),
+        lengths,
+        blank=BLANK,
+        reduction="none",
+    )
+
+
+def lexicon_log_likelihoods(
+    logits: Tensor, frames: Tensor, candidates: Sequence[Sequence[Sequence[int]]]
+) -> list[Tensor]:
+    """Exact ``log p(word)`` of every candidate of every image, ``-inf`` where it cannot be spelled.
+
+    Equal candidates (after case folding there are many) are scored once. The image's scores are
+    not copied per candidate: 3000 images with 1000 candidates each take ten seconds on two cores.
+
+    Args:
+        logits: ``(B, T, K)``.
+        frames: ``(B,)`` valid frames.
+        candidates: encoded words of each image's lexicon.
+
+    Returns:
+        one ``(len(candidates[i]),)`` per image.
+    """
+    log_probs = logits.detach().float().log_softmax(dim=2)
+    frames = frames.cpu()
+    scores = []
+    for image, words in enumerate(candidates):
+        places: dict[tuple[int, ...], int] = {}
+        index = [places.setdefault(tuple(word), len(places)) for word in words]
+        distinct = score_words(log_probs[image, : frames[image]], list(places))
+        scores.append(distinct[torch.tensor(index, dtype=torch.int64, device=distinct.device)])
+    return scores
+
+
+def score_words(log_probs: Tensor, words: Sequence[Sequence[int]]) -> Tensor:
+    """``(len(words),)`` exact ``log p(word)`` given the ``(T, K)`` log-probabilities of one image."""
+    parts = [log_probs.new_zeros(0)]
+    for start in range(0, len(words), CHUNK):
+        some = words[start : start + CHUNK]
+        frames = torch.full((len(some),), log_probs.shape[0], dtype=torch.int64)
+        parts.append(log_likelihoods(log_probs.expand(len(some), -1, -1), frames, some))
+    return torch.cat(parts)
+
+
+def prefix_beam(log_probs: NDArray[np.floating], *, beam: int = 16) -> list[tuple[tuple[int, ...], float]]:
+    """The ``beam`` most probable labels and their ``log p`` in nats, best first.
+
+    Sums over the paths of a label, which :func:`greedy` does not. Exact when ``beam`` is not
+    reached; otherwise ``log p`` is a lower bound, for the paths through dropped prefixes are missing.
+
+    Args:
+        log_probs: ``(T, K)`` of one image's valid frames, normalised over ``K``.
+    """
+    prefixes: list[tuple[int, ...]] = [()]
+    blank, symbol = np.zeros(1), np.full(1, -np.inf)  # log p of ending in a blank, in the last symbol
+    for frame in np.asarray(log_probs, dtype=np.float64):
+        stay_blank, stay_symbol, grow = extend(prefixes, blank, symbol, frame)
+        scores = np.concatenate([np.logaddexp(stay_blank, stay_symbol), grow.ravel()])
+        order = np.argsort(-scores, kind="stable")[:beam]
+        order = order[np.isfinite(scores[order])]
+        stays = order < len(prefixes)
+        row, added = np.divmod(order - len(prefixes), len(frame))
+        prefixes = [
+            prefixes[place] if stay else (*prefixes[parent], int(new))
+            for place, stay, parent, new in zip(order, stays, row, added, strict=True)
+        ]
+        kept = np.where(stays, order, 0)
+        blank = np.where(stays, stay_blank[kept], -np.inf)
+        symbol = np.where(stays, stay_symbol[kept], scores[order])
+    total = np.logaddexp(blank, symbol)
+    return [(prefixes[place], float(total[place])) for place in np.argsort(-total, kind="stable")]
+
+
+def extend(
+    prefixes: Sequence[tuple[int, ...]], blank: NDArray, symbol: NDArray, frame: NDArray
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Log-probabilities after one more frame: ``(n,)`` staying by a blank, ``(n,)`` staying by the
+    last symbol, and ``(n, K)`` growing by each class, for ``n`` prefixes.
+
+    Growth into a prefix that is in the beam already is moved to where that prefix stays.
+    """
+    total = np.logaddexp(blank, symbol)
+    last = np.array([prefix[-1] if prefix else BLANK for prefix in prefixes])
+    stay_symbol = symbol + frame[last]
+    grow = total[:, None] + frame
+    grow[np.arange(len(prefixes)), last] = blank + frame[last]  # a symbol only repeats across a blank
+    grow[:, BLANK] = -np.inf
+    places = {prefix: place for place, prefix in enumerate(prefixes)}
+    for place, prefix in enumerate(prefixes):
+        parent = places.get(prefix[:-1]) if prefix else None
+        if parent is not None:
+            stay_symbol[place] = np.logaddexp(stay_symbol[place], grow[parent, prefix[-1]])
+            grow[parent, prefix[-1]] = -np.inf
+    return total + frame[BLANK], stay_symbol, grow

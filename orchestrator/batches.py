@@ -1,0 +1,223 @@
+"""Rows of Arrow shards -> tensors: gather, pad to the bucket, normalise, augment. Pure given (seed, epoch, sample)."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from models.batch import Batch
+from models.text import Alphabet, Frames, LabelError, frames_needed
+from orchestrator.augment import augmented
+from orchestrator.order import Step, bucket_widths, draws_per_epoch, epoch_samples, of_rank, steps_of
+from orchestrator.plan import Augment, Stage
+from orchestrator.ranks import Ranks
+from orchestrator.shards import Shards
+
+T = TypeVar("T")
+BUCKETS = 8
+PREFETCH = 2
+
+
+class Samples:
+    """Chosen rows of one or more ingested sources, numbered through.
+
+    Attributes:
+        sizes: how many samples each source gives.
+        widths: ``(n,)`` int32 valid columns of each sample.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Shards, np.ndarray]], alphabet: Alphabet, frames: Frames) -> None:
+        self._parts = parts
+        self._alphabet, self._frames = alphabet, frames
+        self.sizes = [len(rows) for _, rows in parts]
+        self._starts = np.cumsum([0, *self.sizes])
+        self.widths = np.concatenate([shards.widths[rows] for shards, rows in parts])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def located(self, sample: int) -> tuple[Shards, int]:
+        """The source of a sample and its row there."""
+        part = int(np.searchsorted(self._starts, sample, side="right")) - 1
+        shards, rows = self._parts[part]
+        return shards, int(rows[sample - self._starts[part]])
+
+    def text(self, sample: int) -> str:
+        shards, row = self.located(sample)
+        return shards.texts[row]
+
+    def text_raw(self, sample: int) -> str:
+        shards, row = self.located(sample)
+        return shards.texts_raw[row]
+
+    def extras(self, sample: int) -> dict[str, object]:
+        shards, row = self.located(sample)
+        return shards.extras(row)
+
+    def pixels(self, samples: np.ndarray, width: int) -> np.ndarray:
+        """``(n, H, width, C)`` uint8, zero past each image's valid width."""
+        part_of = np.searchsorted(self._starts, samples, side="right") - 1
+        out: np.ndarray | None = None
+        for part in np.unique(part_of):
+            shards, rows = self._parts[part]
+            here = np.flatnonzero(part_of == part)
+            gathered = shards.gather(rows[samples[here] - self._starts[part]], width)
+            if len(here) == len(samples):
+                return gathered
+            out = np.zeros((len(samples), *gathered.shape[1:]), np.uint8) if out is None else out
+            out[here] = gathered
+        return out if out is not None else np.zeros((0, 0, width, 1), np.uint8)
+
+    def label(self, sample: int) -> tuple[list[int], bool]:
+        """The label's classes, and whether CTC can be asked for it: it can be spelled, and in the frames there are."""
+        try:
+            classes = self._alphabet.encode(self.text(sample))
+        except LabelError:
+            return [], False
+        fits = frames_needed(classes) <= self._frames.of(int(self.widths[sample]))
+        return classes, bool(classes) and fits
+
+    def batch(
+        self, step: Step, *, device: torch.device, augment: Augment | None = None, epoch: int = 0, seed: int = 0
+    ) -> Batch:
+        """The samples of ``step`` as tensors on ``device``."""
+        labels, counted = zip(*(self.label(int(sample)) for sample in step.samples), strict=True)
+        longest = max(map(len, labels), default=0)
+        tokens = np.zeros((len(labels), max(longest, 1)), np.int64)
+        for row, classes in enumerate(labels):
+            tokens[row, : len(classes)] = classes
+        pixels = torch.from_numpy(self.pixels(step.samples, step.width)).to(device, non_blocking=True)
+        image = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # (B, C, H, W); black is -1
+        widths = torch.from_numpy(self.widths[step.samples].astype(np.int64)).to(device)
+        if augment is not None:
+            least = [(frames_needed(classes) - self._frames.offset) * self._frames.stride for classes in labels]
+            least_widths = torch.minimum(torch.tensor(least, device=device), widths)
+            image, widths = augmented(
+                image, widths, least_widths, augment, samples=step.samples.tolist(), epoch=epoch, seed=seed
+            )
+        return Batch(
+            image=image.contiguous(memory_format=torch.channels_last),
+            widths=widths,
+            tokens=torch.from_numpy(tokens).to(device),
+            lengths=torch.tensor([len(classes) for classes in labels], device=device),
+            counted=torch.tensor(counted, device=device),
+            ids=tuple(step.samples.tolist()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What a stage learns from, as this rank sees it: :class:`orchestrator.loop.StageData`."""
+
+    stage: Stage
+    samples: Samples
+    buckets: tuple[int, ...]
+    seed: int
+    ranks: Ranks
+    device: torch.device
+
+    @property
+    def _draws(self) -> list[int]:
+        mix = self.stage.data
+        return draws_per_epoch(self.samples.sizes, list(mix.shares.values()), mix.epoch_samples)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        return sum(self._draws)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.samples_per_epoch // self.stage.batch_size)  # steps_of always cuts an epoch into this many
+
+    def steps(self, epoch: int) -> list[Step]:
+        """The steps of an epoch over all ranks."""
+        drawn = epoch_samples(self.samples.sizes, self._draws, epoch=epoch, seed=(self.seed,))
+        return steps_of(drawn, self.samples.widths[drawn], self.buckets, self.stage.batch_size)
+
+    @contextmanager
+    def batches(self, epoch: int, first_step: int) -> Iterator[Iterator[list[Batch]]]:
+        """This rank's micro-batches of each step from ``first_step`` on, made ahead in a thread."""
+
+        def made() -> Iterator[list[Batch]]:
+            for step in self.steps(epoch)[first_step:]:
+                mine = of_rank(step, rank=self.ranks.rank, ranks=self.ranks.count)
+                micro = min(self.stage.optim.accumulate, len(mine.samples))
+                parts = np.array_split(mine.samples, micro)
+                yield [self._batch(Step(part, step.width), epoch) for part in parts]
+
+        with ahead(made(), depth=PREFETCH) as iterator:
+            yield iterator
+
+    def _batch(self, step: Step, epoch: int) -> Batch:
+        return self.samples.batch(step, device=self.device, augment=self.stage.augment, epoch=epoch, seed=self.seed)
+
+
+def chosen_buckets(samples: Samples, *, multiple: int = 4) -> tuple[int, ...]:
+    """The :data:`BUCKETS` widths that pad these samples least."""
+    return bucket_widths(np.bincount(samples.widths), BUCKETS, multiple=multiple)
+
+
+def in_order(samples: Samples, *, batch_size: int, ranks: Ranks, multiple: int = 4) -> Iterator[Step]:
+    """This rank's share of all samples, once each, in steps of like widths."""
+    by_width = np.argsort(samples.widths, kind="stable")[ranks.rank :: ranks.count]
+    for start in range(0, len(by_width), batch_size):
+        chunk = by_width[start : start + batch_size]
+        widest = int(samples.widths[chunk].max())
+        yield Step(chunk, -(-widest // multiple) * multiple)
+
+
+@contextmanager
+def ahead(items: Iterable[T], *, depth: int) -> Iterator[Iterator[T]]:
+    """The same items, made by a thread that keeps ``depth`` of them ready. Its errors are raised here."""
+    ready: queue.Queue[Callable[[], T] | None] = queue.Queue(depth)
+    closed = threading.Event()
+
+    def put(entry: Callable[[], T] | None) -> bool:
+        while not closed.is_set():
+            try:
+                ready.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(lambda item=item: item):  # type: ignore[misc]
+                    return
+        except BaseException as error:  # noqa: BLE001 - raised again where the items are used
+            put(_raising(error))
+            return
+        put(None)
+
+    def taken() -> Iterator[T]:
+        while (entry := ready.get()) is not None:
+            yield entry()
+
+    thread = threading.Thread(target=work, name="batches-ahead", daemon=True)
+    thread.start()
+    try:
+        yield taken()
+    finally:
+        closed.set()
+        thread.join()
+
+
+def _raising(error: BaseException) -> Callable[[], T]:
+    def again() -> T:
+        raise error
+
+    return again
+
+
+def samples_of(shards: Mapping[str, Shards], splits: Mapping[str, str], alphabet: Alphabet, frames: Frames) -> Samples:
+    """The rows of each named source that are in the split named with it."""
+    return Samples([(shards[name], shards[name].rows_of(split)) for name, split in splits.items()], alphabet, frames)

@@ -1,0 +1,208 @@
+"""Checkpoints: folders of safetensors with a manifest, complete or absent, checked by hash when read.
+
+    step-00001200/
+        weights.<part>.safetensors   the parts as they are trained
+        averaged.<part>.safetensors  their moving average, when the stage keeps one
+        optimizer.safetensors        moments and step counts, by parameter name
+        progress.json                where training stands: see orchestrator/loop.py
+        manifest.json                sizes and SHA-256 of the files above, and what the weights fit
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from orchestrator.files import sha256_of, sync_folder, write_json
+
+SCHEMA = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is damaged, or that does not fit what wants to load it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Everything a checkpoint holds.
+
+    Attributes:
+        tensors: file name without ``.safetensors`` -> tensors by name.
+        progress: JSON data.
+        fits: what the weights belong to: hashes of alphabet and ImageSpec, blank, plan of the task.
+    """
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    progress: Mapping[str, Any]
+    fits: Mapping[str, Any]
+
+    def staged(self) -> Contents:
+        """A copy in host memory that further training steps cannot change."""
+        copies = {
+            file: {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+            for file, tensors in self.tensors.items()
+        }
+        return Contents(tensors=copies, progress=json.loads(json.dumps(self.progress)), fits=self.fits)
+
+
+def folder_of(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"step-{step:08d}"
+
+
+def write(folder: Path, contents: Contents) -> None:
+    """Write a whole checkpoint under a draft name, then rename it. Replaces a damaged one of the same step."""
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    for file, tensors in contents.tensors.items():
+        save_file(dict(tensors), draft / f"{file}.safetensors")
+    write_json(draft / "progress.json", contents.progress)
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(draft.iterdir())}
+    for name in files:
+        _sync_file(draft / name)
+    write_json(draft / "manifest.json", {"schema": SCHEMA, "files": files, "fits": contents.fits})
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(draft, folder)
+    sync_folder(folder.parent)
+
+
+def verify(folder: Path) -> Mapping[str, Any]:
+    """The manifest of a sound checkpoint. Raises :class:`CheckpointError` naming file, found and expected."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        files, schema = manifest["files"], manifest["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: no readable manifest.json ({type(error).__name__}: {error})") from error
+    if schema != SCHEMA:
+        raise CheckpointError(f"{folder}: written in checkpoint schema {schema}; this version reads {SCHEMA}")
+    for name, expected in files.items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != expected["bytes"]:
+            raise CheckpointError(f"{path}: {size} bytes, expected {expected['bytes']}; the checkpoint is damaged")
+        if sha256_of(path) != expected["sha256"]:
+            raise CheckpointError(f"{path}: its SHA-256 is not the manifest's; the checkpoint is damaged")
+    return manifest
+
+
+def read(folder: Path) -> Contents:
+    """A sound checkpoint's contents, on the CPU. Raises :class:`CheckpointError`."""
+    manifest = verify(folder)
+    try:
+        tensors = {
+            Path(name).stem: load_file(folder / name) for name in manifest["files"] if name.endswith(".safetensors")
+        }
+        progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    return Contents(tensors=tensors, progress=progress, fits=manifest["fits"])
+
+
+def newest_sound(checkpoints: Path, *, passed_over: Callable[[str], None]) -> tuple[Path, Contents] | None:
+    """The newest checkpoint that is whole, or None when there is none.
+
+    Args:
+        passed_over: told about each damaged one, by name and reason; nothing falls back in silence.
+    """
+    for folder in sorted(checkpoints.glob("step-*"), reverse=True):
+        try:
+            return folder, read(folder)
+        except CheckpointError as error:
+            passed_over(str(error))
+    return None
+
+
+def refuse_unfit(fits: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
+    """Raise :class:`CheckpointError` unless the weights at ``where`` were trained for what ``wanted`` says."""
+    for key, want in wanted.items():
+        if fits.get(key) != want:
+            raise CheckpointError(
+                f"{where}: its {key} is {_short(fits.get(key))}, this run's is {_short(want)}. "
+                "Weights fit only the alphabet and ImageSpec they were trained with; train the stage anew, or "
+                "carry the symbols over with models.remap."
+            )
+
+
+def rotate(checkpoints: Path, *, keep: Iterable[str], newest: int) -> None:
+    """Delete all checkpoints but the ``newest`` ones and those named in ``keep``, and drafts of dead writers."""
+    folders = sorted(checkpoints.glob("step-*"))
+    kept = set(keep) | {folder.name for folder in folders[-newest:]}
+    for folder in folders:
+        if folder.name not in kept:
+            shutil.rmtree(folder)
+
+
+class Writer:
+    """Writes checkpoints in a thread, one at a time, so that training waits only for the copy in memory.
+
+    A failure of the thread is raised by the next call; :meth:`wait` must be the last one.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run ``task`` once the one before it is done."""
+        self.wait()
+        self._thread = threading.Thread(target=self._run, args=(task,), name="checkpoint-writer")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return once everything submitted is on disk. Raises what went wrong while writing."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise CheckpointError(f"a checkpoint could not be written: {error}") from error
+
+    def _run(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            self._error = error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """AdamW's state by parameter name: ``NAME/exp_avg``, ``NAME/exp_avg_sq``, ``NAME/step``."""
+    return {
+        f"{names[parameter]}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: Mapping[Tensor, str]) -> None:
+    """Put :func:`optimizer_tensors` back. The learning rate is not in it: it is a function of the step."""
+    by_name = {name: parameter for parameter, name in names.items()}
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        name, _, field = key.rpartition("/")
+        if name not in by_name:
+            raise CheckpointError(f"optimizer.safetensors holds {name!r}, which does not learn in this stage")
+        parameter = by_name[name]
+        # a step count lives on the CPU unless the fused optimiser put it beside its parameter
+        optimizer.state[parameter][field] = value.to(parameter.device)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,127 @@
+"""What a person sees of a run: bars on a terminal, one plain line an epoch everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from orchestrator.live import LiveFolder
+
+POLL_S = 0.2
+
+
+def epoch_line(status: Mapping[str, Any]) -> str:
+    """``Epoch 3/100 - Loss: 0.4750 - LR: 0.000500 - iiit5k/word_accuracy_36: 0.5150 - ...``."""
+    loss = sum(status["loss"].values())
+    shown = "".join(f" - {name}: {value:.4f}" for name, value in _headline(status["validation"]).items())
+    skipped = f" - skipped updates: {status['skipped']}" if status["skipped"] else ""
+    line = f"Epoch {status['epoch']}/{status['epochs']} - Loss: {loss:.4f} - LR: {status['lr']:.6f}{shown}{skipped}"
+    return f"{line} - {status['finished']}" if status["finished"].startswith("early") else line
+
+
+def watch(live: LiveFolder, work: Callable[[], bool]) -> bool:
+    """Run ``work`` in a thread and show what it tells in ``live`` until it ends. Returns or raises what it does."""
+    outcome: list[Any] = []
+    thread = threading.Thread(target=lambda: outcome.append(_caught(work)), name="training")
+    thread.start()
+    with _view(live) as refresh:
+        while thread.is_alive():
+            thread.join(POLL_S)
+            refresh()
+        refresh()
+    result = outcome[0]
+    if isinstance(result, BaseException):
+        raise result
+    return bool(result)
+
+
+@contextmanager
+def counting(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work that says ``(done, total)``; silent where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    with _bars() as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def say(text: str) -> None:
+    """One line to a person; standard output is kept for results."""
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(text)
+
+
+@contextmanager
+def _view(live: LiveFolder) -> Iterator[Callable[[], None]]:
+    told = _Told(live)
+    if not sys.stderr.isatty():
+        yield lambda: told.new(say)
+        return
+    with _bars() as progress:
+        bars: dict[str, Any] = {}
+
+        def refresh() -> None:
+            told.new(lambda line: progress.console.print(line, highlight=False, markup=False))
+            status = live.status()
+            if status is not None and "step" in status:
+                name = status["stage"]
+                if name not in bars:
+                    bars[name] = progress.add_task(name, total=status["steps"])
+                progress.update(bars[name], completed=status["step"], description=_bar_text(status))
+
+        yield refresh
+
+
+class _Told:
+    """The ends of epochs that were already shown."""
+
+    def __init__(self, live: LiveFolder) -> None:
+        self.path, self.place, self.stage = live.folder / "events.jsonl", 0, ""
+
+    def new(self, show: Callable[[str], None]) -> None:
+        import json
+
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.place)
+            whole = file.read().rpartition(b"\n")[0]
+        self.place += len(whole) + 1 if whole else 0
+        for row in map(json.loads, whole.splitlines()):
+            if row["stage"] != self.stage:
+                self.stage = row["stage"]
+                show(f"Stage {self.stage}" + (": has a record already, skipped" if row.get("skipped_stage") else ""))
+            if row.get("ended"):
+                show(epoch_line(row))
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True),
+    )  # fmt: skip
+
+
+def _bar_text(status: Mapping[str, Any]) -> str:
+    loss = sum(value for value in status["loss"].values() if value is not None)
+    rate = f" {status['samples_per_s']:.0f}/s" if status["samples_per_s"] else ""
+    best = "".join(f" {name} {value:.3f}" for name, value in list(_headline(status["validation"]).items())[:1])
+    return f"{status['stage']} epoch {min(status['epoch'] + 1, status['epochs'])}/{status['epochs']} loss {loss:.4f}{best}{rate}"
+
+
+def _headline(metrics: Mapping[str, float]) -> dict[str, float]:
+    wanted = ("word_accuracy_36", "word_accuracy_62", "cer")
+    return {name: value for name, value in metrics.items() if name.rpartition("/")[2] in wanted}
+
+
+def _caught(work: Callable[[], bool]) -> object:
+    try:
+        return work()
+    except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+        return error

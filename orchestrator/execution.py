@@ -1,0 +1,40 @@
+"""Where and how fast a plan runs. Never part of a stage's identity: moving to other machines re-trains nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How one launch uses the machines it has.
+
+    Attributes:
+        workers: Ray Train workers; 0 trains in this process, without Ray Train.
+        device: ``"auto"`` takes a GPU when there is one.
+        precision: of the forward pass; ``"auto"`` is bf16 on a GPU and fp32 on a CPU. CTC is always fp32.
+        threads: CPU threads for each worker; 0 shares this machine's cores among the workers.
+        compile: ``torch.compile`` the task. Pays on a GPU only.
+        checkpoint_every_s: seconds between resumable checkpoints inside an epoch.
+        retries: how often a lost worker group is started again from the newest checkpoint.
+    """
+
+    workers: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int = 0
+    compile: bool = False
+    checkpoint_every_s: float = 60.0
+    retries: int = 3
+
+    @property
+    def threads_each(self) -> int:
+        """CPU threads of one worker."""
+        return self.threads or max(available_cores() // max(self.workers, 1), 1)
+
+
+def available_cores() -> int:
+    """Cores this process may use, which containers and ``taskset`` make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

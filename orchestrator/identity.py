@@ -1,0 +1,69 @@
+"""A stage's identity: the same plan on the same data always lands in the same place, a changed one never does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from typing import Any
+
+from orchestrator.plan import PlanError, Recipe, Stage
+
+OWN_PACKAGES = ("models", "datasets", "orchestrator", "tune_spaces")
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON data. Functions and classes become their import path."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"is": _path(type(value))} | {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if callable(value):
+        return _path(value)
+    return value
+
+
+def named(path: str) -> Any:
+    """The class or function at an import path that :func:`plain` wrote. Only the project's own packages are opened."""
+    module, _, name = path.rpartition(".")
+    if module.split(".")[0] not in OWN_PACKAGES:
+        raise PlanError(f"{path!r} is not in {', '.join(OWN_PACKAGES)}; a plan may name nothing else")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise PlanError(f"{path!r} cannot be found: {error}") from error
+
+
+def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
+    """Twelve hex digits that change when what this stage learns, learns from or starts from changes.
+
+    Args:
+        data: source name -> content hash of its shards; a source that is not yet ingested stands for its settings.
+    """
+    parent = recipe.parent(stage)
+    identity = {
+        "seed": recipe.seed,
+        "task": plain(recipe.task),
+        "image": recipe.image.sha256,
+        "alphabet": recipe.alphabet.sha256,
+        "stage": plain(stage),
+        "data": {name: data.get(name) or plain(recipe.sources[name]) for name in stage.sources},
+        "start_from": fingerprint(recipe, parent, data) if parent else None,
+    }
+    return digest(identity)[:12]
+
+
+def digest(data: Any) -> str:
+    """SHA-256 of JSON data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _path(thing: Any) -> str:
+    path = f"{thing.__module__}.{thing.__qualname__}"
+    if "<" in path:
+        raise PlanError(f"{path} has no import path; plans may only name module-level functions")
+    return path

@@ -1,0 +1,61 @@
+"""What a launch under way says of itself, and how it is asked to stop: small files that any process can see."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TELL_EVERY_S = 0.25
+
+
+@dataclass
+class LiveFolder:
+    """``events.jsonl`` (one line a stage or epoch), ``status.json`` (now), ``stop`` (please), ``outcome.json`` (at the end).
+
+    Implements :class:`orchestrator.loop.Watch`.
+
+    Attributes:
+        writes: only rank 0 tells; all may ask.
+    """
+
+    folder: Path
+    writes: bool = True
+    _told_at: float = field(default=0.0, repr=False)
+
+    def stop_asked(self) -> bool:
+        return (self.folder / "stop").exists()
+
+    def ask_to_stop(self) -> None:
+        (self.folder / "stop").touch()
+
+    def tell(self, status: Mapping[str, Any]) -> None:
+        """Make ``status`` known: the ends of epochs always, what lies between at most four times a second."""
+        if not self.writes:
+            return
+        if status.get("ended") or status.get("skipped_stage"):
+            with (self.folder / "events.jsonl").open("a") as file:
+                file.write(json.dumps(status) + "\n")
+        elif time.monotonic() - self._told_at < TELL_EVERY_S:
+            return
+        self._told_at = time.monotonic()
+        draft = self.folder / ".status.json"
+        draft.write_text(json.dumps(status))
+        draft.replace(self.folder / "status.json")
+
+    def status(self) -> dict[str, Any] | None:
+        path = self.folder / "status.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def write_outcome(self, done: bool) -> None:
+        (self.folder / "outcome.json").write_text(json.dumps({"done": done}))
+
+    def read_outcome(self) -> bool:
+        """Whether the recipe came to its end. Raises ``RuntimeError`` when the workers left none."""
+        path = self.folder / "outcome.json"
+        if not path.exists():
+            raise RuntimeError(f"the workers ended without an outcome in {self.folder}; see Ray's logs")
+        return bool(json.loads(path.read_text())["done"])

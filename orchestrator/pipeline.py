@@ -1,0 +1,235 @@
+"""Walk a recipe: skip what is recorded, train what is not, check the gate, record. The same code with and without Ray."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.batch import Batch
+from orchestrator import checkpoint, preflight
+from orchestrator.batches import Samples, TrainingData, chosen_buckets, samples_of
+from orchestrator.evaluate import evaluate
+from orchestrator.execution import Execution
+from orchestrator.files import write_json
+from orchestrator.identity import digest, fingerprint, plain
+from orchestrator.loop import Progress, Setting, Watch, judged_kind, load_parts, train_stage
+from orchestrator.plan import PlanError, Recipe, Stage
+from orchestrator.ranks import Ranks
+from orchestrator.shards import Shards
+from orchestrator.store import Record, Store
+
+RECORDED_VERSIONS = ("plumbline", "torch", "ray", "numpy", "pyarrow", "opencv-python-headless")
+
+
+class GateNotMet(RuntimeError):
+    """A stage finished, but not well enough for the next one to be worth its hours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What this process computes with."""
+
+    ranks: Ranks
+    device: torch.device
+    precision: str
+
+    @staticmethod
+    def of(execution: Execution, ranks: Ranks) -> Machine:
+        """The device and precision that ``execution`` asks for, or that this machine offers where it says auto."""
+        name = execution.device if execution.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        if name == "cuda" and not torch.cuda.is_available():
+            raise PlanError("--device cuda: no CUDA device is visible here; use --device auto or cpu")
+        device = torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+        precision = execution.precision if execution.precision != "auto" else ("bf16" if name == "cuda" else "fp32")
+        return Machine(ranks=ranks, device=device, precision=precision)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def train_recipe(
+    recipe: Recipe, store: Store, shards: Mapping[str, Path], execution: Execution, *,
+    machine: Machine, watch: Watch, only: Sequence[str] = (),
+) -> bool:  # fmt: skip
+    """Bring every stage of ``recipe`` (or ``only`` those named) to a record, in order.
+
+    Returns False when a stop was asked for: the same call then goes on where it was. Raises :class:`GateNotMet`,
+    :class:`orchestrator.preflight.PreflightError`, :class:`orchestrator.plan.PlanError` and what the loop raises.
+    """
+    opened = {name: Shards.open(folder, verify=True) for name, folder in shards.items()}
+    preflight.check_shards_fit(recipe, opened)
+    preflight.check_splits_disjoint(opened)
+    contents = {name: each.manifest.content for name, each in opened.items()}
+    for stage in recipe.stages:
+        if only and stage.name not in only:
+            continue
+        folder = store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents))
+        record = store.read(folder)
+        if record is None:
+            run = _StageRun(recipe, stage, store, opened, contents, execution, machine, watch)
+            record = run.train(folder)
+            if record is None:
+                return False
+        else:
+            watch.tell({"stage": stage.name, "skipped_stage": True, "validation": dict(record.metrics)})
+        check_gate(stage, record, folder)
+    return True
+
+
+def check_gate(stage: Stage, record: Record, folder: Path) -> None:
+    """Raise :class:`GateNotMet` if the stage's result is below a gate of its plan."""
+    for name, floor in stage.gate.items():
+        if not record.metrics[name] >= floor:
+            raise GateNotMet(
+                f"stage {stage.name!r} reached {name}={record.metrics[name]:.4f}, below its gate of {floor:.4f}; "
+                f"its weights are in {folder}. Lower the gate or change the stage, then run again."
+            )
+
+
+def stage_seed(recipe: Recipe, stage: Stage) -> int:
+    """The seed of everything random in a stage; other stages and other seeds have nothing in common with it."""
+    return int(digest([recipe.seed, stage.name])[:7], 16)
+
+
+def fits_of(recipe: Recipe) -> dict[str, Any]:
+    """What weights trained for ``recipe`` belong to; weights of another alphabet or ImageSpec never load."""
+    return {
+        "alphabet": recipe.alphabet.sha256,
+        "ImageSpec": recipe.image.sha256,
+        "blank": 0,
+        "task": plain(recipe.task),
+    }
+
+
+def load_judged(task: nn.Module, folder: Path, fits: Mapping[str, Any], parts: Sequence[str] = ()) -> None:
+    """Load the validated weights of a checkpoint: the averaged ones where there are any. Strict in every tensor."""
+    contents = checkpoint.read(folder)
+    checkpoint.refuse_unfit(contents.fits, fits, folder)
+    load_parts(task, contents, judged_kind(contents), parts or None)
+
+
+@dataclass(frozen=True)
+class _StageRun:
+    """One stage on its way to a record."""
+
+    recipe: Recipe
+    stage: Stage
+    store: Store
+    shards: Mapping[str, Shards]
+    contents: Mapping[str, str]
+    execution: Execution
+    machine: Machine
+    watch: Watch
+
+    def train(self, folder: Path) -> Record | None:
+        """Train to the end and record it; None when a stop was asked for."""
+        recipe, stage, machine = self.recipe, self.stage, self.machine
+        seed = stage_seed(recipe, stage)
+        parent, start = self._parent()
+        torch.manual_seed(seed)
+        task: nn.Module = recipe.task.build()  # type: ignore[assignment]
+        if start is not None and stage.start_from is not None:
+            load_judged(task, start, fits_of(recipe), stage.start_from.parts)
+        task = task.to(machine.device, memory_format=torch.channels_last)
+        data, sets, warnings = self._data(seed)
+        preflight.check_frames(task, recipe, _widths_met(data, sets), machine.device)
+        if machine.ranks.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "plan.json", plain(recipe))
+        machine.ranks.wait()
+        progress = train_stage(stage, task, data, self._setting(folder, task, sets, seed))
+        if not progress.finished:
+            return None
+        if machine.ranks.first:
+            self.store.write(folder, self._record(folder, progress, parent, warnings))
+        machine.ranks.wait()
+        return self.store.read(folder)
+
+    def _parent(self) -> tuple[Record | None, Path | None]:
+        """The record this stage starts from, and the checkpoint it names."""
+        parent = self.recipe.parent(self.stage)
+        if parent is None or self.stage.start_from is None:
+            return None, None
+        folder = self.store.folder(self.recipe.name, parent.name, fingerprint(self.recipe, parent, self.contents))
+        record = self.store.read(folder)
+        if record is None:
+            raise PlanError(
+                f"stage {self.stage.name!r} starts from {parent.name!r}, which has no record in {folder}; "
+                f"train it first: --stage {parent.name}, or --stage all"
+            )
+        check_gate(parent, record, folder)
+        return record, folder / (record.last if self.stage.start_from.which == "last" else record.checkpoint)
+
+    def _data(self, seed: int) -> tuple[TrainingData, dict[str, Samples], list[str]]:
+        recipe, stage, machine = self.recipe, self.stage, self.machine
+        alphabet, frames = recipe.alphabet, recipe.task.frames
+        train = samples_of(self.shards, dict.fromkeys(stage.data.shares, "train"), alphabet, frames)  # type: ignore[arg-type]
+        sets = {
+            name: samples_of(self.shards, {name: split}, alphabet, frames)  # type: ignore[arg-type]
+            for name, split in stage.validate.items()
+        }
+        data = TrainingData(
+            stage=stage, samples=train, buckets=chosen_buckets(train), seed=seed,
+            ranks=machine.ranks, device=machine.device,
+        )  # fmt: skip
+        preflight.check_labels(stage, train)
+        preflight.check_division(stage, data, machine.ranks)
+        return data, sets, preflight.check_validation(stage, sets)
+
+    def _setting(self, folder: Path, task: nn.Module, sets: Mapping[str, Samples], seed: int) -> Setting:
+        machine = self.machine
+
+        def measure(judged: nn.Module) -> dict[str, float]:
+            return evaluate(
+                judged, sets, self.recipe.alphabet,  # type: ignore[arg-type]
+                device=machine.device, autocast=machine.autocast, ranks=machine.ranks,
+            )  # fmt: skip
+
+        forward: Callable[[Batch], Any] = torch.compile(task) if self.execution.compile else task
+        return Setting(
+            folder=folder, fits=fits_of(self.recipe), seed=seed, device=machine.device, autocast=machine.autocast,
+            evaluate=measure, forward=forward, ranks=machine.ranks, watch=self.watch,
+            checkpoint_every_s=self.execution.checkpoint_every_s,
+        )  # fmt: skip
+
+    def _record(self, folder: Path, progress: Progress, parent: Record | None, warnings: list[str]) -> Record:
+        name_of = lambda step: f"checkpoints/{checkpoint.folder_of(folder, step).name}"  # noqa: E731
+        best = {metric: {**found, "checkpoint": name_of(found["step"])} for metric, found in progress.best.items()}
+        result = best[self.stage.best[0].metric]
+        data = {
+            name: {"content": each.manifest.content, "counts": dict(each.manifest.counts),
+                   "rejects": dict(each.manifest.rejects)}
+            for name, each in self.shards.items() if name in self.stage.sources
+        }  # fmt: skip
+        execution = asdict(self.execution) | {
+            "device_used": torch.cuda.get_device_name() if self.machine.device.type == "cuda" else platform.processor() or "cpu",
+            "precision_used": self.machine.precision,
+        }  # fmt: skip
+        return Record(
+            recipe=self.recipe.name, stage=self.stage.name, fingerprint=folder.name.rpartition("-")[2],
+            checkpoint=result["checkpoint"], best=best, last=name_of(progress.step), metrics=result["metrics"],
+            before=progress.baseline, steps=progress.step, epochs=progress.epoch, skipped=progress.skipped,
+            finished=progress.finished, parent=parent.fingerprint if parent else "", plan=plain(self.recipe), data=data,
+            execution=execution, versions={name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
+            warnings=tuple(warnings), ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )  # fmt: skip
+
+
+def _widths_met(data: TrainingData, sets: Mapping[str, Samples]) -> list[int]:
+    """Every padded width the network will see in training, and the narrowest and widest of validation."""
+    seen = set(data.buckets)
+    for samples in sets.values():
+        seen |= {-(-int(width) // 4) * 4 for width in (samples.widths.min(), samples.widths.max())}
+    return sorted(int(width) for width in np.unique(list(seen)))

@@ -1,0 +1,402 @@
+"""What a training run *is*: a recipe of stages, as plain frozen data that is checked when it is built.
+
+Nothing here imports Ray, Torch or MLflow, so a plan can be built, checked, diffed and hashed on a laptop before a
+single GPU is asked for. Where and how fast it runs is `orchestrator/execution.py`, never part of a plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+
+class PlanError(ValueError):
+    """A recipe that cannot be run as written: where, what was found, what is allowed."""
+
+
+class Fingerprinted(Protocol):
+    @property
+    def sha256(self) -> str: ...
+
+
+class AlphabetLike(Fingerprinted, Protocol):
+    @property
+    def classes(self) -> int: ...
+
+
+class FramesLike(Protocol):
+    def of(self, width: int) -> int: ...
+
+
+class TaskLike(Protocol):
+    """The config of a task: which parts it has, how many classes it reads, how it is built."""
+
+    @property
+    def parts(self) -> tuple[str, ...]: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def frames(self) -> FramesLike: ...
+    def build(self) -> object: ...
+
+
+class SourceLike(Protocol):
+    def rows(self, root: Path | None) -> Iterator[object]: ...
+
+
+class ScheduleLike(Protocol):
+    def factor(self, step: int, steps: int) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The plan's learning rate at every step."""
+
+    def factor(self, step: int, steps: int) -> float:
+        """What the learning rate is multiplied by at ``step`` of ``steps``."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Linear warm-up, then half a cosine down to ``floor``.
+
+    Attributes:
+        warmup: share of the stage's steps, ``0 <= warmup < 1``.
+        floor: factor at the last step.
+    """
+
+    warmup: float = 0.05
+    floor: float = 0.01
+
+    def __post_init__(self) -> None:
+        _within("Cosine.warmup", self.warmup, 0.0, 0.999)
+        _within("Cosine.floor", self.floor, 0.0, 1.0)
+
+    def factor(self, step: int, steps: int) -> float:
+        rising = math.ceil(self.warmup * steps)
+        if step < rising:
+            return (step + 1) / rising
+        done = (step - rising) / max(steps - 1 - rising, 1)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDown:
+    """The learning rate is multiplied by ``by`` at each share of the steps in ``at``."""
+
+    at: tuple[float, ...] = (0.6, 0.85)
+    by: float = 0.1
+
+    def __post_init__(self) -> None:
+        for share in self.at:
+            _within("StepDown.at", share, 0.0, 1.0)
+        _within("StepDown.by", self.by, 0.0, 1.0)
+
+    def factor(self, step: int, steps: int) -> float:
+        return self.by ** sum(step >= share * steps for share in self.at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycle:
+    """Cosine from ``1 / start_div`` up to 1 at ``warmup``, then cosine down to ``1 / end_div`` (Smith & Topin 2017)."""
+
+    warmup: float = 0.3
+    start_div: float = 25.0
+    end_div: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        _within("OneCycle.warmup", self.warmup, 0.0, 0.999)
+        _within("OneCycle.start_div", self.start_div, 1.0, math.inf)
+        _within("OneCycle.end_div", self.end_div, 1.0, math.inf)
+
+    def factor(self, step: int, steps: int) -> float:
+        top = self.warmup * max(steps - 1, 1)
+        if step < top:
+            return _cosine_between(1 / self.start_div, 1.0, step / top)
+        return _cosine_between(1.0, 1 / self.end_div, (step - top) / max(steps - 1 - top, 1e-9))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One addend of an objective: ``weight * loss(batch, outputs)``."""
+
+    loss: Callable[..., object]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW.
+
+    Attributes:
+        lr: learning rate that the schedule scales.
+        weight_decay: decoupled, on matrices and kernels only (no biases, no normalisation).
+        clip_norm: ceiling on the gradient's 2-norm over all learning parts.
+        accumulate: micro-batches per update; each holds ``batch_size / accumulate`` samples.
+    """
+
+    lr: float
+    weight_decay: float = 0.0
+    clip_norm: float = 5.0
+    accumulate: int = 1
+    betas: tuple[float, ...] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        _positive("Optim.lr", self.lr)
+        _within("Optim.weight_decay", self.weight_decay, 0.0, 1.0)
+        _positive("Optim.clip_norm", self.clip_norm)
+        _at_least("Optim.accumulate", self.accumulate, 1)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise PlanError(f"Optim.betas: two numbers in [0, 1), got {self.betas}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Which sources a stage learns from, and in what shares.
+
+    Attributes:
+        shares: source name -> share of each epoch; they sum to 1. The first is the primary source.
+        epoch_samples: samples per epoch over all sources; 0 means one pass over the primary source.
+            Smaller epochs walk on through the sources where the last one stopped.
+    """
+
+    shares: Mapping[str, float]
+    epoch_samples: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shares or any(share <= 0 for share in self.shares.values()):
+            raise PlanError(f"Mix.shares: every share must be above 0, got {dict(self.shares)}")
+        if abs(sum(self.shares.values()) - 1) > 1e-6:
+            raise PlanError(f"Mix.shares: must sum to 1, got {dict(self.shares)} (sum {sum(self.shares.values()):g})")
+        _at_least("Mix.epoch_samples", self.epoch_samples, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes to each training image, drawn from (seed, epoch, sample) alone.
+
+    Each strength is the most that is drawn, uniformly from 0; 0 switches that change off.
+
+    Attributes:
+        rotate: degrees either way.
+        shear: columns per row, either way.
+        stretch: share of the width and of the height, either way.
+        shift: share of the height, up or down and along.
+        blur: standard deviation in pixels.
+        noise: standard deviation, in units of the full range from black to white.
+        contrast: share of the contrast, either way.
+        brightness: share of the full range, either way.
+        invert: probability of swapping black and white inside the valid width.
+    """
+
+    rotate: float = 0.0
+    shear: float = 0.0
+    stretch: float = 0.0
+    shift: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    contrast: float = 0.0
+    brightness: float = 0.0
+    invert: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, most in (("rotate", 45), ("shear", 1), ("stretch", 0.5), ("shift", 0.5), ("blur", 5),
+                           ("noise", 1), ("contrast", 0.95), ("brightness", 1), ("invert", 1)):  # fmt: skip
+            _within(f"Augment.{name}", getattr(self, name), 0.0, most)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """A metric by which one checkpoint is kept for good. The first of a stage is what later stages start from."""
+
+    metric: str
+    mode: Literal["max", "min"] = "max"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStop:
+    """Stop after ``patience`` validations in a row without a gain of more than ``min_delta``."""
+
+    metric: str
+    mode: Literal["max", "min"] = "max"
+    patience: int
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least("EarlyStop.patience", self.patience, 1)
+        _within("EarlyStop.min_delta", self.min_delta, 0.0, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartFrom:
+    """Weights to begin with: named parts of an earlier stage's checkpoint, and nothing else of it."""
+
+    stage: str
+    parts: tuple[str, ...]
+    which: Literal["best", "last"] = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One leg of progressive training: what learns, towards what, on what, from where, for how long.
+
+    Attributes:
+        learn: parts of the task that learn; every other part is frozen, buffers included.
+        terms: exactly what is optimised, by the name it is logged under.
+        epochs: passes as :class:`Mix` defines them; the schedule's horizon.
+        batch_size: samples per optimiser update, over all workers and micro-batches.
+        ema: decay of the averaged weights that are validated and kept; 0 for none.
+        validate: source -> split measured after every ``validate_every`` epochs and, where the stage starts
+            from an earlier one, before its first step. Never ``"test"``.
+        best: what is kept; the first one is the stage's own result.
+        red_lines: metric -> largest drop below its value before the first step. A checkpoint that crosses one
+            cannot become a best one: the guard against forgetting.
+        gate: metric -> value the stage's result must reach before a later stage may start.
+        nonfinite_limit: updates skipped for a non-finite gradient before the run stops.
+    """
+
+    name: str
+    learn: tuple[str, ...]
+    terms: Mapping[str, Term]
+    optim: Optim
+    schedule: ScheduleLike = field(default_factory=Constant)
+    epochs: int
+    batch_size: int
+    data: Mix
+    augment: Augment = field(default_factory=Augment)
+    ema: float = 0.0
+    validate: Mapping[str, str]
+    validate_every: int = 1
+    best: tuple[Best, ...]
+    early_stop: EarlyStop | None = None
+    red_lines: Mapping[str, float] = field(default_factory=dict)
+    gate: Mapping[str, float] = field(default_factory=dict)
+    start_from: StartFrom | None = None
+    nonfinite_limit: int = 10
+
+    def __post_init__(self) -> None:
+        where = f"stage {self.name!r}"
+        _at_least(f"{where}: epochs", self.epochs, 1)
+        _at_least(f"{where}: batch_size", self.batch_size, 1)
+        _at_least(f"{where}: validate_every", self.validate_every, 1)
+        _at_least(f"{where}: nonfinite_limit", self.nonfinite_limit, 0)
+        _within(f"{where}: ema", self.ema, 0.0, 0.99999)
+        if self.validate_every > self.epochs:
+            raise PlanError(f"{where}: validate_every {self.validate_every} is more than its {self.epochs} epochs")
+        if not self.learn or not self.terms or not self.best or not self.validate:
+            raise PlanError(f"{where}: learn, terms, validate and best must each name at least one")
+        if self.batch_size % self.optim.accumulate:
+            raise PlanError(
+                f"{where}: batch_size {self.batch_size} does not divide into {self.optim.accumulate} micro-batches"
+            )
+        for source, split in self.validate.items():
+            if split not in ("train", "valid"):
+                raise PlanError(f"{where}: validates on {source}/{split}; allowed: valid or train, never test")
+
+    @property
+    def metrics_named(self) -> tuple[str, ...]:
+        """Every validation metric this stage decides by."""
+        stop = (self.early_stop.metric,) if self.early_stop else ()
+        return (*(best.metric for best in self.best), *stop, *self.red_lines, *self.gate)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every source this stage reads, in the order it names them."""
+        return tuple(dict.fromkeys((*self.data.shares, *self.validate)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A task and the stages that train it, in order.
+
+    Attributes:
+        seed: every random draw of the recipe descends from it.
+        image: the one way an image becomes pixels, from ingest to export.
+        alphabet: declared, frozen, and carried through shards, checkpoints and exports.
+        sources: where data come from; ``--data NAME=DIR`` says where they lie.
+    """
+
+    name: str
+    seed: int = 0
+    task: TaskLike
+    image: Fingerprinted
+    alphabet: AlphabetLike
+    sources: Mapping[str, SourceLike]
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise PlanError(f"recipe {self.name!r} has no stages")
+        if self.task.classes != self.alphabet.classes:
+            raise PlanError(
+                f"recipe {self.name!r}: the task reads {self.task.classes} classes, but the alphabet needs "
+                f"{self.alphabet.classes} (its symbols and the blank)"
+            )
+        earlier: list[str] = []
+        for stage in self.stages:
+            _check_stage(stage, earlier=earlier, recipe=self)
+            earlier.append(stage.name)
+
+    def stage(self, name: str) -> Stage:
+        """The stage called ``name``, or at that number from 0. Raises :class:`PlanError`."""
+        names = [stage.name for stage in self.stages]
+        if name.isdigit() and int(name) < len(names):
+            return self.stages[int(name)]
+        if name in names:
+            return self.stages[names.index(name)]
+        numbered = ", ".join(f"{number} {known}" for number, known in enumerate(names))
+        raise PlanError(f"recipe {self.name!r} has no stage {name!r}; it has: {numbered}")
+
+    def parent(self, stage: Stage) -> Stage | None:
+        return self.stage(stage.start_from.stage) if stage.start_from else None
+
+
+def _check_stage(stage: Stage, *, earlier: list[str], recipe: Recipe) -> None:
+    where = f"stage {stage.name!r}"
+    if stage.name in earlier:
+        raise PlanError(f"{where} appears twice; stage names address checkpoints and must be unique")
+    if stage.start_from and stage.start_from.stage not in earlier:
+        raise PlanError(
+            f"{where} starts from {stage.start_from.stage!r}, which does not run before it; "
+            f"earlier stages: {', '.join(earlier) or 'none'}"
+        )
+    parts = set(recipe.task.parts)
+    loaded = set(stage.start_from.parts) if stage.start_from else set()
+    if unknown := (set(stage.learn) | loaded) - parts:
+        raise PlanError(f"{where} names parts {sorted(unknown)}; the task's parts are {sorted(parts)}")
+    if stage.start_from and (untouched := parts - loaded - set(stage.learn)):
+        raise PlanError(f"{where} neither loads nor trains {sorted(untouched)}: random weights would stay in it")
+    if not stage.start_from and (untouched := parts - set(stage.learn)):
+        raise PlanError(f"{where} starts from nothing but does not train {sorted(untouched)}")
+    if unknown := set(stage.sources) - set(recipe.sources):
+        raise PlanError(f"{where} reads sources {sorted(unknown)}; the recipe has {sorted(recipe.sources)}")
+    for metric in stage.metrics_named:
+        if metric.split("/")[0] not in stage.validate:
+            raise PlanError(
+                f"{where} decides by {metric!r}, but validates on {sorted(stage.validate)}; "
+                "a metric is called SOURCE/NAME, such as "
+                f"{next(iter(stage.validate))}/word_accuracy_36"
+            )
+
+
+def _cosine_between(start: float, end: float, done: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def _within(where: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise PlanError(f"{where}: {value!r} is outside {least:g} .. {most:g}")
+
+
+def _at_least(where: str, value: int, least: int) -> None:
+    if value < least:
+        raise PlanError(f"{where}: {value!r} is below {least}")
+
+
+def _positive(where: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise PlanError(f"{where}: must be a finite number above 0, got {value!r}")

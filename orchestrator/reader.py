@@ -1,0 +1,160 @@
+"""A trained recogniser with all that reading needs: found by a record, a checkpoint or a stage, strict in what fits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from datasets.image import ImageFile
+from datasets.row import BadImage
+from models.batch import Batch, Read
+from models.decoding import lexicon_log_likelihoods, prefix_beam
+from models.metrics.text import protocols_of, text_scores
+from models.text import Alphabet, LabelError
+from orchestrator.batches import Samples
+from orchestrator.evaluate import Reading, outputs, read_of
+from orchestrator.override import from_plain
+from orchestrator.pipeline import Machine, fits_of, load_judged
+from orchestrator.plan import Recipe
+from orchestrator.store import Store, StoreError
+
+LEXICONS = {"lexicon_50": "lexicon_small", "lexicon_1k": "lexicon_medium"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """A recipe, its task with the weights of ``checkpoint``, and the machine it runs on."""
+
+    recipe: Recipe
+    task: nn.Module
+    checkpoint: Path
+    machine: Machine
+
+    @property
+    def alphabet(self) -> Alphabet:
+        return self.recipe.alphabet  # type: ignore[return-value]
+
+
+def open_reader(place: Path, machine: Machine) -> Reader:
+    """The reader at ``place``: a stage's folder, its record.json, or one of its checkpoints.
+
+    Raises :class:`orchestrator.store.StoreError` or :class:`orchestrator.checkpoint.CheckpointError`.
+    """
+    folder = place.parent if place.name == "record.json" else place
+    if (folder / "manifest.json").exists() and (folder / "progress.json").exists():
+        stage_folder, checkpoint = folder.parent.parent, folder
+    else:
+        record = Store(folder).read(folder)
+        if record is None:
+            raise StoreError(
+                f"{place}: neither a stage with a record nor a checkpoint; `runs` lists what the store holds"
+            )
+        stage_folder, checkpoint = folder, folder / record.checkpoint
+    try:
+        recipe = from_plain(json.loads((stage_folder / "plan.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{stage_folder / 'plan.json'}: cannot be used ({error})") from error
+    task = recipe.task.build()
+    load_judged(task, checkpoint, fits_of(recipe))
+    task = task.to(machine.device, memory_format=torch.channels_last).eval()
+    return Reader(recipe=recipe, task=task, checkpoint=checkpoint, machine=machine)
+
+
+def read_images(reader: Reader, paths: Sequence[Path]) -> Iterator[tuple[Path, Reading | BadImage]]:
+    """What is read in each image file, or why it cannot be; prepared as at ingest."""
+    image_spec = reader.recipe.image
+    for path in paths:
+        try:
+            pixels = image_spec.prepare(ImageFile(str(path)).load())  # type: ignore[attr-defined]
+        except BadImage as error:
+            yield path, error
+            continue
+        batch = _batch_of(pixels, reader.machine.device)
+        with torch.inference_mode(), reader.machine.autocast():
+            out: Read = reader.task(batch)
+        yield path, read_of(batch, Read(logits=out.logits.float(), frames=out.frames), reader.alphabet)[0]
+
+
+def score(reader: Reader, samples: Samples, *, lexicons: bool, beam: int) -> dict[str, float]:
+    """Every text metric over ``samples``, with how many words each is over.
+
+    Args:
+        lexicons: also the accuracy when the reading is the likeliest word, by exact CTC likelihood, of the 50 or the
+            1,000 words that come with each sample (36-class, over the samples that bring them).
+        beam: also the metrics of prefix-beam readings of this width, as ``beam_NAME``; 0 for none.
+    """
+    alphabet = reader.alphabet
+    texts: dict[str, list[str]] = {"": [], "beam_": []}
+    truths: list[str] = []
+    right = {name: [0, 0] for name in LEXICONS}
+    for batch, out in outputs(reader.task, samples, device=reader.machine.device, autocast=reader.machine.autocast):
+        truths += [samples.text(sample) for sample in batch.ids]
+        texts[""] += [reading.text for reading in read_of(batch, out, alphabet)]
+        if beam:
+            texts["beam_"] += _beam_texts(out, alphabet, beam)
+        if lexicons:
+            _count_lexicons(right, samples, batch, out, alphabet)
+    metrics: dict[str, float] = {"n": len(truths)}
+    for prefix, read in texts.items():
+        if read:
+            scores = text_scores(read, truths, normalize=alphabet.normalize, protocols=protocols_of(alphabet))
+            values = scores.values() | (scores.counts() if not prefix else {})
+            metrics |= {f"{prefix}{name}": value for name, value in values.items()}
+    for name, (hits, words) in right.items():
+        if words:
+            metrics |= {f"{name}_accuracy_36": hits / words, f"{name}_n": words}
+    return metrics
+
+
+def _batch_of(pixels: np.ndarray, device: torch.device) -> Batch:
+    """One prepared image ``(H, w)`` or ``(H, w, C)``, padded to a multiple of four columns."""
+    shaped = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    width = shaped.shape[1]
+    padded = np.pad(shaped, ((0, 0), (0, -width % 4), (0, 0)))
+    one = torch.ones(1, dtype=torch.long, device=device)
+    image = torch.from_numpy(padded)[None].to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+    return Batch(image=image, widths=one * width, tokens=one[None], lengths=one, counted=one.bool(), ids=(0,))
+
+
+def _beam_texts(out: Read, alphabet: Alphabet, beam: int) -> list[str]:
+    log_probs = out.logits.log_softmax(2).cpu().numpy()
+    found = [prefix_beam(log_probs[i, :frames], beam=beam)[0][0] for i, frames in enumerate(out.frames.tolist())]
+    return [alphabet.normalize(alphabet.decode(labels)) for labels in found]
+
+
+def _count_lexicons(
+    right: dict[str, list[int]], samples: Samples, batch: Batch, out: Read, alphabet: Alphabet
+) -> None:  # fmt: skip
+    """Count, for each lexicon, the samples whose likeliest word is the true one, case folded.
+
+    A lexicon's words are upper-case whatever the image shows, so each is scored as written, in lower case and with a
+    capital, and its best spelling counts.
+    """
+    for name, key in LEXICONS.items():
+        words = [samples.extras(sample).get(key) or [] for sample in batch.ids]
+        spelled = [[_spellings(word, alphabet) for word in each] for each in words]
+        flat = [[labels for spellings in each for labels in spellings] for each in spelled]
+        scores = lexicon_log_likelihoods(out.logits, out.frames, flat)
+        for i, sample in enumerate(batch.ids):
+            if not words[i]:
+                continue
+            owner = [word for word, spellings in zip(words[i], spelled[i], strict=True) for _ in spellings]
+            guess = owner[int(scores[i].argmax())] if owner else ""
+            right[name][0] += guess.lower() == samples.text(sample).lower()
+            right[name][1] += 1
+
+
+def _spellings(word: str, alphabet: Alphabet) -> list[list[int]]:
+    spellings = []
+    for cased in dict.fromkeys((word, word.lower(), word.capitalize())):
+        try:
+            spellings.append(alphabet.encode(cased))
+        except LabelError:
+            continue
+    return spellings

@@ -1,0 +1,98 @@
+"""Words: a CRNN that learns to read from rendered words, then from the 1,800 photographs of IIIT-5K.
+
+    python -m orchestrator.run train words --preset tiny --data iiit5k=DIR
+    python -m orchestrator.run evaluate words --preset tiny --data iiit5k=DIR
+
+Three stages: `pretrain` (rendered words, everything learns) -> `finetune_frozen` (IIIT-5K, the CNN frozen, so that only
+the sequence half adapts) -> `finetune` (everything learns, a fifth of it still rendered words against forgetting).
+What the presets cost and reach is in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from datasets.iiit5k import IIIT5K
+from datasets.image import ImageSpec
+from datasets.rendered import RenderedWords
+from models.losses.text import ctc
+from models.recognizers.crnn import CRNNConfig
+from models.tasks.read import ReadTask
+from models.text import ALNUM62
+from orchestrator.plan import Augment, Best, Constant, Cosine, EarlyStop, Mix, Optim, Recipe, Stage, StartFrom, Term
+
+REAL, RENDERED = "iiit5k", "rendered"
+SCENE = Augment(
+    rotate=4.0, shear=0.15, stretch=0.12, shift=0.06, blur=1.0, noise=0.06, contrast=0.4, brightness=0.15, invert=0.15
+)
+
+
+def recipe() -> Recipe:
+    pretrain = Stage(
+        name="pretrain",
+        learn=("cnn", "rnn"),
+        terms={"ctc": Term(loss=ctc)},
+        optim=Optim(lr=5e-4),
+        schedule=Constant(),
+        epochs=100,
+        batch_size=64,
+        data=Mix(shares={RENDERED: 1.0}),
+        validate={RENDERED: "valid"},
+        best=(Best(metric=f"{RENDERED}/word_accuracy_62"),),
+        gate={f"{RENDERED}/word_accuracy_62": 0.5},
+    )
+    finetune_frozen = Stage(
+        name="finetune_frozen",
+        learn=("rnn",),
+        terms={"ctc": Term(loss=ctc)},
+        optim=Optim(lr=5e-5),
+        epochs=5,
+        batch_size=32,
+        data=Mix(shares={REAL: 1.0}),
+        augment=SCENE,
+        validate={REAL: "valid", RENDERED: "valid"},
+        best=(Best(metric=f"{REAL}/word_accuracy_36"),),
+        start_from=StartFrom(stage="pretrain", parts=("cnn", "rnn")),
+    )
+    finetune = Stage(
+        name="finetune",
+        learn=("cnn", "rnn"),
+        terms={"ctc": Term(loss=ctc)},
+        optim=Optim(lr=5e-5),
+        epochs=40,
+        batch_size=32,
+        data=Mix(shares={REAL: 0.8, RENDERED: 0.2}),
+        augment=SCENE,
+        validate={REAL: "valid", RENDERED: "valid"},
+        best=(Best(metric=f"{REAL}/word_accuracy_36"), Best(metric=f"{REAL}/cer", mode="min")),
+        early_stop=EarlyStop(metric=f"{REAL}/ned", patience=12),
+        red_lines={f"{RENDERED}/word_accuracy_36": 0.10},
+        start_from=StartFrom(stage="finetune_frozen", parts=("cnn", "rnn")),
+    )
+    return Recipe(
+        name="words",
+        task=ReadTask(recognizer=CRNNConfig(classes=ALNUM62.classes)),
+        image=ImageSpec(height=32, max_width=256),
+        alphabet=ALNUM62,
+        sources={
+            RENDERED: RenderedWords(
+                count=1_000_000, valid=2_000, test=2_000, words="system", fonts="system", style="scene",
+                held_out_fonts=0.1, unread=0.1,
+            ),
+            REAL: IIIT5K(valid_rows=200),
+        },
+        stages=(pretrain, finetune_frozen, finetune),
+    )  # fmt: skip
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {
+        "task.recognizer.width": 0.5,
+        "task.recognizer.hidden": 128,
+        "stages.pretrain.optim.lr": 2e-3,
+        "stages.pretrain.schedule": Cosine(warmup=0.03),
+        "stages.pretrain.epochs": 20,
+        "stages.pretrain.data.epoch_samples": 100_000,
+    },
+}

@@ -1,0 +1,241 @@
+"""Shards: Arrow files of pre-decoded pixels and labels, mapped into memory and read by row number.
+
+A shard holds at most 4096 rows per record batch. ``pixels`` are uint8, row-major, ``height x width`` or
+``height x width x channels``, without padding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.manifest import SCHEMA_VERSION, Manifest, ShardError, ShardFile, put, summary
+
+__all__ = ["SCHEMA_VERSION", "Manifest", "ShardError", "ShardFile", "Shards", "encode_shard", "put", "summary"]
+
+BATCH_ROWS = 4096
+COLUMNS = pa.schema(
+    [
+        pa.field("pixels", pa.large_binary(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),  # in pixels; all of them valid, none padding
+        pa.field("text", pa.string(), nullable=False),  # normalised by the alphabet
+        pa.field("text_raw", pa.string(), nullable=False),  # as the source has it
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("flaw", pa.string(), nullable=False),  # empty, or why the label cannot be trained on
+        pa.field("extras", pa.string(), nullable=False),  # JSON
+        pa.field("digest", pa.binary(32), nullable=False),  # SHA-256 of the row
+    ]
+)
+
+
+class Marks(TypedDict):
+    """How a shard was made: what a folder's shards and its manifest must agree on."""
+
+    source: str
+    image_sha256: str
+    alphabet_sha256: str
+    frames: Mapping[str, object]
+
+
+class Facts(TypedDict):
+    """What a shard's schema says besides its rows, as JSON.
+
+    Attributes:
+        squeezed: rows narrowed to the ImageSpec's ``max_width``.
+        missing: symbol -> labels, kept or rejected, that need it and found it lacking in the alphabet.
+        rejects: ``id``, ``reason`` and ``detail`` of the rows that are not here.
+    """
+
+    marks: Marks
+    squeezed: int
+    missing: dict[str, int]
+    rejects: list[dict[str, str]]
+
+
+def row_digest(row: Mapping[str, object]) -> bytes:
+    """SHA-256 of a row's pixels and words. The source's name is left out: it belongs to the recipe, not to the data."""
+    words = [row[name] for name in ("width", "text", "text_raw", "id", "group", "split", "flaw", "extras")]
+    digest = hashlib.sha256(json.dumps(words).encode())
+    digest.update(row["pixels"])  # type: ignore[arg-type]
+    return digest.digest()
+
+
+def encode_shard(rows: Sequence[Mapping[str, object]], facts: Facts) -> pa.Buffer:
+    """The bytes of a shard: the same for the same ``rows`` and ``facts``."""
+    metadata = {"schema_version": str(SCHEMA_VERSION), "facts": json.dumps(facts)}
+    table = pa.Table.from_pylist(rows, schema=COLUMNS.with_metadata(metadata))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=BATCH_ROWS)
+    return sink.getvalue()
+
+
+def read_shard(path: Path) -> tuple[pa.Table, Facts]:
+    """A shard's rows, mapped, and its facts. Raises :class:`ShardError`."""
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            table = reader.read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ShardError(
+            f"shard {path} cannot be read ({error}); ingest again: only damaged shards are re-made"
+        ) from error
+    metadata = table.schema.metadata or {}
+    version = metadata.get(b"schema_version", b"none").decode()
+    if version != str(SCHEMA_VERSION) or not table.schema.equals(COLUMNS):
+        raise ShardError(
+            f"shard {path} has schema version {version}; this program reads {SCHEMA_VERSION}; ingest again"
+        )
+    return table, json.loads(metadata[b"facts"])
+
+
+class Shards:
+    """All rows of a folder of shards, numbered in the order of the manifest. Pixels stay on disk until they are read.
+
+    Attributes:
+        folder: where the shards lie.
+        manifest: what they hold.
+        widths: ``(size,)`` int32 columns of each image.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, tables: Sequence[pa.Table]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._height = int(manifest.image["height"])
+        self._channels = int(manifest.image["channels"])
+        self._table = pa.concat_tables(tables) if tables else COLUMNS.empty_table()
+        chunks = self._table.column("pixels").chunks
+        self._bounds = np.cumsum([0, *map(len, chunks)])  # of the record batches, in rows
+        mapped = [_mapped(chunk) for chunk in chunks]
+        self._values = [values for _, values in mapped]
+        self._starts = np.concatenate([offsets[:-1] for offsets, _ in mapped] or [np.empty(0, np.int64)])
+        self.widths = self._table.column("width").to_numpy()
+        sizes = np.concatenate([np.diff(offsets) for offsets, _ in mapped] or [np.empty(0, np.int64)])
+        if not np.array_equal(sizes, self.widths.astype(np.int64) * self._height * self._channels):
+            raise ShardError(
+                f"{folder}: pixels do not fit {self._height} rows x width x {self._channels} channels; ingest again"
+            )
+
+    @classmethod
+    def open(cls, folder: Path, *, verify: bool) -> Shards:
+        """Map every shard of ``folder``; ``verify`` reads all of them first and compares their SHA-256.
+
+        Raises :class:`ShardError` naming the shard, what was found, what was expected and the cure.
+        """
+        manifest = Manifest.read(folder)
+        tables = []
+        for shard in manifest.shards:
+            shard.check(folder, contents=verify)
+            table, facts = read_shard(folder / shard.file)
+            if facts["marks"] != marks(manifest):
+                raise ShardError(
+                    f"shard {folder / shard.file} was made as {facts['marks']}, the manifest says {marks(manifest)}; "
+                    "ingest again"
+                )
+            tables.append(table)
+        return cls(folder, manifest, tables)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopen, (self.folder,)
+
+    @property
+    def size(self) -> int:
+        return len(self.widths)
+
+    def pixels(self, i: int) -> np.ndarray:
+        """``(height, width)`` or ``(height, width, channels)`` uint8 of row ``i``: a read-only view of the file."""
+        batch = int(np.searchsorted(self._bounds, i, side="right")) - 1
+        if not 0 <= i < self.size:
+            raise IndexError(f"row {i} of {self.folder.name}; there are {self.size}")
+        start, width = int(self._starts[i]), int(self.widths[i])
+        shape = (self._height, width, self._channels)[: 2 if self._channels == 1 else 3]
+        return self._values[batch][start : start + self._height * width * self._channels].reshape(shape)
+
+    def gather(self, indices: np.ndarray | Sequence[int], width: int) -> np.ndarray:
+        """``(len(indices), height, width, channels)`` uint8, zero to the right of each image.
+
+        Args:
+            indices: row numbers, in any order and as often as wanted.
+            width: columns of the result; no image among ``indices`` may be wider.
+        """
+        indices = np.asarray(indices, np.int64)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < self.size:
+            raise IndexError(f"rows {indices.min()} to {indices.max()} of {self.folder.name}; there are {self.size}")
+        widths = self.widths[indices]
+        if len(indices) and widths.max() > width:
+            widest = int(widths.argmax())
+            raise ValueError(
+                f"row {indices[widest]} of {self.folder.name} is {widths[widest]} columns wide; the batch holds {width}"
+            )
+        # Columns and channels lie side by side in memory: one copy per image moves both.
+        out = np.zeros((len(indices), self._height, width * self._channels), np.uint8)
+        batches = np.searchsorted(self._bounds, indices, side="right") - 1
+        starts, columns = self._starts[indices], widths * self._channels
+        for image, batch, start, across in zip(out, batches.tolist(), starts.tolist(), columns.tolist(), strict=True):
+            stop = start + self._height * across
+            image[:, :across] = self._values[batch][start:stop].reshape(self._height, across)
+        return out.reshape(len(indices), self._height, width, self._channels)
+
+    @cached_property
+    def texts(self) -> list[str]:
+        return self._table.column("text").to_pylist()
+
+    @cached_property
+    def texts_raw(self) -> list[str]:
+        return self._table.column("text_raw").to_pylist()
+
+    @cached_property
+    def ids(self) -> list[str]:
+        return self._table.column("id").to_pylist()
+
+    @cached_property
+    def groups(self) -> list[str]:
+        return self._table.column("group").to_pylist()
+
+    @cached_property
+    def splits(self) -> np.ndarray:
+        """``(size,)`` strings."""
+        return np.array(self._table.column("split").to_pylist(), dtype="U5")
+
+    @cached_property
+    def flaws(self) -> list[str]:
+        return self._table.column("flaw").to_pylist()
+
+    def extras(self, i: int) -> dict[str, object]:
+        """What else the source knows of row ``i``."""
+        return json.loads(self._table.column("extras")[i].as_py())
+
+    def rows_of(self, split: str) -> np.ndarray:
+        """``(k,)`` int64 numbers of the rows of ``split``, ascending."""
+        return np.flatnonzero(pc.equal(self._table.column("split"), split).to_numpy())
+
+
+def marks(manifest: Manifest) -> Marks:
+    """What every shard of ``manifest`` must say of how it was made."""
+    return {
+        "source": manifest.name,
+        "image_sha256": manifest.image_sha256,
+        "alphabet_sha256": manifest.alphabet_sha256,
+        "frames": manifest.frames,
+    }
+
+
+def _mapped(pixels: pa.LargeBinaryArray) -> tuple[np.ndarray, np.ndarray]:
+    """``(n + 1,)`` int64 offsets and the uint8 values they point into, both without a copy."""
+    _, offsets, values = pixels.buffers()
+    first = np.frombuffer(offsets, np.int64)[pixels.offset : pixels.offset + len(pixels) + 1]
+    return first, np.frombuffer(values, np.uint8) if values is not None else np.empty(0, np.uint8)
+
+
+def _reopen(folder: Path) -> Shards:
+    return Shards.open(folder, verify=False)

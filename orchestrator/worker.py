@@ -1,0 +1,111 @@
+"""What each Ray Train worker does around the loop. One group of workers carries a run through all its stages."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster import start_ray
+from orchestrator.execution import Execution, available_cores
+from orchestrator.identity import plain
+from orchestrator.live import LiveFolder
+from orchestrator.plan import PlanError, Recipe
+from orchestrator.store import Store
+
+POLL_S = "0.2"  # Ray's controller looks at its workers this often; its own 2 s would be waited out at every end
+
+
+def train_on_ray(
+    recipe: Recipe, store: Store, shards: Mapping[str, Path], execution: Execution, *, live: Path, only: Sequence[str]
+) -> bool:
+    """Train on ``execution.workers`` Ray Train workers. Returns False when a stop was asked for on the way.
+
+    A worker that dies takes the group with it; the group starts again, at most ``execution.retries`` times, from the
+    newest checkpoint. Raises what training raised, or Ray's own error when the group could not go on.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
+    start_ray()
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    gpu = execution.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= execution.workers
+    if execution.device == "cuda" and not gpu:
+        raise PlanError(f"--device cuda with {execution.workers} workers: the cluster has {_gpus()} GPUs")
+    cpus = min(execution.threads_each, max(int(ray.cluster_resources().get("CPU", 1)) // execution.workers, 1))
+    if ray.cluster_resources().get("CPU", 0) < execution.workers * cpus:
+        raise PlanError(
+            f"--workers {execution.workers}: needs {execution.workers * cpus} CPUs, the cluster has "
+            f"{int(ray.cluster_resources().get('CPU', 0))}; use fewer workers"
+        )
+    job = {
+        "plan": plain(recipe), "store": str(store.root), "shards": {name: str(path) for name, path in shards.items()},
+        "execution": asdict(execution) | {"threads": execution.threads_each}, "live": str(live), "only": list(only),
+    }  # fmt: skip
+    trainer = TorchTrainer(
+        train_in_worker,
+        train_loop_config=job,
+        scaling_config=ScalingConfig(
+            num_workers=execution.workers, use_gpu=gpu, resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})}
+        ),
+        run_config=RunConfig(
+            name=f"{recipe.name}-{live.name}", storage_path=str(store.root / "live" / "ray"),
+            failure_config=FailureConfig(max_failures=execution.retries, controller_failure_limit=1),
+        ),
+    )  # fmt: skip
+    trainer.fit()
+    return LiveFolder(live).read_outcome()
+
+
+def train_in_worker(job: dict[str, Any]) -> None:
+    """The body of one Ray Train worker. Everything it needs is in ``job``, as plain data."""
+    import torch
+
+    from orchestrator.override import from_plain
+    from orchestrator.pipeline import Machine, train_recipe
+    from orchestrator.ranks import Ranks
+
+    execution = Execution(**job["execution"])
+    torch.set_num_threads(execution.threads_each)
+    ranks = Ranks.of_process_group()
+    live = LiveFolder(Path(job["live"]), writes=ranks.first)
+    done = train_recipe(
+        from_plain(job["plan"]), Store(Path(job["store"])), {name: Path(path) for name, path in job["shards"].items()},
+        execution, machine=Machine.of(execution, ranks), watch=live, only=job["only"],
+    )  # fmt: skip
+    if ranks.first:
+        live.write_outcome(done)
+
+
+def train_here(
+    recipe: Recipe, store: Store, shards: Mapping[str, Path], execution: Execution, *, live: Path, only: Sequence[str]
+) -> bool:
+    """Train in this process, without Ray Train: ``--workers 0``."""
+    import torch
+
+    from orchestrator.pipeline import Machine, train_recipe
+    from orchestrator.ranks import Ranks
+
+    torch.set_num_threads(execution.threads_each)
+    machine = Machine.of(execution, Ranks())
+    return train_recipe(recipe, store, shards, execution, machine=machine, watch=LiveFolder(live), only=only)
+
+
+def _gpus() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def new_live_folder(store: Store) -> Path:
+    """A folder for what this launch says of itself while it runs."""
+    folder = store.root / "live" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+__all__ = ["available_cores", "new_live_folder", "train_here", "train_in_worker", "train_on_ray"]

@@ -1,0 +1,19 @@
+"""What more than one test needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_of_two_cpus() -> Iterator[None]:
+    """One private Ray for all tests that need one: starting it takes seconds."""
+    from orchestrator.cluster import start_ray
+
+    start_ray(2)
+    import ray
+
+    yield
+    ray.shutdown()
