@@ -9,7 +9,11 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +23,9 @@ from datasets.image import ImageSpec
 from datasets.row import Row
 from models.text import PRINTABLE94, Frames
 from orchestrator.cluster import start_ray
-from orchestrator.ingest import cut, ingest, listed, make_all, make_here, rows_that_fill
+from orchestrator.ingest import counted, cut, listed, make_all, make_here, rows_that_fill
 from orchestrator.manifest import ShardFile
-from orchestrator.prepare import Preparation, ShardSpec
+from orchestrator.prepare import Preparation, ShardSpec, make_shard
 from orchestrator.shards import Shards
 
 HOW = Preparation(name="iiit5k", image=ImageSpec(), alphabet=PRINTABLE94, frames=Frames(stride=4, offset=1))
@@ -35,6 +39,11 @@ def seconds_to_make(specs: Sequence[ShardSpec], make: Maker) -> float:
         for _ in make(specs, Path(folder)):
             pass
         return time.perf_counter() - start
+
+
+def make_in(pool: Executor, specs: Sequence[ShardSpec], folder: Path) -> Iterator[ShardFile]:
+    """The same with plain processes: what this machine has to give at the moment."""
+    return pool.map(make_shard, specs, repeat(folder))
 
 
 def copies(rows: Sequence[Row], times: int) -> list[Row]:
@@ -56,6 +65,13 @@ def gathered_per_second(shards: Shards, *, batch: int, width: int) -> float:
     return batch * len(steps) / best
 
 
+def opened(specs: Sequence[ShardSpec], folder: Path) -> Shards:
+    """The shards of ``specs``, made in ``folder``."""
+    files = list(make_here(specs, folder))
+    counted(folder, files, [], HOW, source={}, notes={})[1].write(folder)
+    return Shards.open(folder, verify=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path)
@@ -65,33 +81,25 @@ def main() -> None:
 
     start = time.perf_counter()
     rows = copies(listed(IIIT5K(), asked.root, HOW.name)[0], asked.repeat)
-    listing = time.perf_counter() - start
-    start = time.perf_counter()
     specs = cut(rows, HOW, rows_that_fill(len(rows)))
-    print(
-        f"{len(rows)} images: listed in {listing:.1f} s, cut into {len(specs)} in {time.perf_counter() - start:.1f} s"
-    )
-
-    seconds_to_make(specs[:4], make_here)  # the files are in the page cache, OpenCV is loaded
-    alone = seconds_to_make(specs, make_here)
-    print(f"one process        {alone:6.2f} s  {len(rows) / alone:8.0f} images/s")
+    print(f"{len(rows)} images in {len(specs)} shards, listed and cut in {time.perf_counter() - start:.1f} s")
     start = time.perf_counter()
     start_ray(asked.cpus)
-    print(f"starting Ray       {time.perf_counter() - start:6.2f} s")
-    for name in ("first", "again"):
-        together = seconds_to_make(specs, make_all)
-        share = alone / together / asked.cpus
-        rate = len(rows) / together
-        print(
-            f"Ray Data, {name}    {together:6.2f} s  {rate:8.0f} images/s, {rate / asked.cpus:.0f} a core: {share:.0%} of a process"
-        )
+    print(f"Ray started in {time.perf_counter() - start:.1f} s; {asked.cpus} CPUs")
 
-    with tempfile.TemporaryDirectory() as store:
-        settings = {"name": HOW.name, "image": HOW.image, "alphabet": HOW.alphabet, "frames": HOW.frames}
-        folder = ingest(IIIT5K(), asked.root, store=Path(store), make=make_here, **settings)
-        shards = Shards.open(folder, verify=True)
+    print(f"images/s  {'one process':>14}{f'{asked.cpus} processes':>14}{'Ray Data':>14}{'a core':>10}{'of one':>16}")
+    with ProcessPoolExecutor(asked.cpus, mp_context=get_context("spawn")) as pool:
+        for turn in ("first", "second", "third"):
+            alone = len(rows) / seconds_to_make(specs, make_here)
+            pooled = len(rows) / seconds_to_make(specs, partial(make_in, pool))
+            by_ray = len(rows) / seconds_to_make(specs, make_all)
+            a_core = by_ray / asked.cpus
+            print(f"{turn:10}{alone:14.0f}{pooled:14.0f}{by_ray:14.0f}{a_core:10.0f}{a_core / alone:16.0%}")
+
+    with tempfile.TemporaryDirectory() as folder:
+        shards = opened(specs, Path(folder))
         for width in (64, 128, 256):
-            print(f"gather 256 x {width:3}   {gathered_per_second(shards, batch=256, width=width):18.0f} images/s")
+            print(f"gather 256 x {width:3}: {gathered_per_second(shards, batch=256, width=width):9.0f} images/s")
 
 
 if __name__ == "__main__":

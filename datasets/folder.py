@@ -7,9 +7,10 @@ The licence is yours to know. The root holds the images, at any depth, and one o
     labels.jsonl   one {"file": ..., "text": ..., "split": ..., "group": ...} per line
     gt.txt         file<TAB>text, never a first line with names
 
-``split`` (train, valid or test) and ``group`` are optional. ``path``, ``image`` and ``filename`` mean ``file``;
-``label`` means ``text``. In ``gt.txt`` everything after the first tab is the text, further tabs too; in ``labels.tsv``
-a line with more fields than columns is rejected, as nothing says which tab belongs to the text.
+``split`` (train, valid or test) and ``group`` are optional. ``path``, ``image`` and ``filename`` mean ``file``,
+``label`` means ``text``; the splits ``val``, ``validation`` and ``dev`` mean ``valid``. In ``gt.txt`` everything after
+the first tab is the text, further tabs too; in ``labels.tsv`` a line with more fields than columns is rejected, as
+nothing says which tab belongs to the text.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ SUFFIXES = (".tsv", ".csv", ".jsonl", ".txt")
 ALIASES = {"path": "file", "image": "file", "filename": "file", "label": "text"}
 COLUMNS = ("file", "text", "split", "group")
 SPLITS = ("train", "valid", "test")
+SPLIT_ALIASES = {"val": "valid", "validation": "valid", "dev": "valid"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +157,8 @@ def _lines(path: Path, extra_columns: Sequence[str]) -> Iterator[_Line | Reject]
             found = f"{faulty[0]} is {named[faulty[0]]!r}, not a string" if faulty else "it names no file"
             yield Reject(id=f"{path.name}:{number}", reason="bad_line", detail=storable(found))
             continue
+        if "split" in named:
+            named["split"] = SPLIT_ALIASES.get(str(named["split"]), named["split"])
         if named.get("split", "train") not in SPLITS:
             raise SourceError(f"{path}:{number}: split is {named['split']!r}; it must be one of {list(SPLITS)}")
         yield _Line(number=number, values=named)

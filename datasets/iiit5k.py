@@ -68,7 +68,7 @@ class IIIT5K:
             "name": "IIIT-5K Words V3.0",
             "licence": "academic use",
             "citation": "Mishra, Alahari, Jawahar: Scene Text Recognition using "
-            " Higher Order Language Priors, BMVC 2012",
+            "Higher Order Language Priors, BMVC 2012",
             "labels": "true case, from the character annotation; the official upper-case label is ground_truth",
             "group": "part and photo number; the official split shares photos between train and test",
             "photos_in_train": len(set(train)),

@@ -16,19 +16,12 @@ from PIL import Image
 
 from datasets.row import BadImage
 
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "MPO",
-    "BMP",
-    "DIB",
-    "WEBP",
-    "TIFF",
-    "GIF",
-    "PPM",
-    "JPEG2000",
-    "AVIF",
-)  # OpenCV reads them all
+Image.init()  # registers every reader; which there are depends on how Pillow was built
+FORMATS: list[str] = [
+    name
+    for name in ("PNG", "JPEG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")  # as OpenCV
+    if name in Image.OPEN
+]
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 64_000_000  # a 64-megapixel photo decodes to 192 MB; more is refused before decoding
 

@@ -62,12 +62,12 @@ def _rows_of(folder: Path, part: Part) -> Iterator[Row | Reject]:
     for number, line in _lines(path):
         where = f"{path.name}:{number}"
         name, _, index = line.removeprefix("./").rpartition(" ")
-        before, _, after = name.rpartition("/")[2].partition("_")
-        text, _, after = after.rpartition("_")
+        before, _, rest = name.rpartition("/")[2].partition("_")
+        text, last, _ = rest.rpartition("_")
         if not (name and index.isascii() and index.isdigit() and len(index) < 10):
             detail = f"{line!r} must be a path, a blank and the number of a word in the lexicon"
             yield Reject(id=where, reason="bad_line", detail=storable(detail))
-        elif not (before and after):
+        elif not (before and last):
             yield Reject(id=name, reason="bad_name", detail=f"{where}: the file must be named NUMBER_WORD_NUMBER.jpg")
         else:
             extras = {"lexicon_index": int(index)}

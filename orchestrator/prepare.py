@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import pyarrow as pa
 
+import datasets.image
+import models.text
+import orchestrator.shards
 from datasets.image import ImageSpec
 from datasets.row import BadImage, Reject, Row
 from models.text import Alphabet, Frames, frames_needed
@@ -53,9 +61,9 @@ class ShardSpec:
 
     @classmethod
     def of(cls, rows: list[Row], how: Preparation) -> ShardSpec:
-        """The shard of ``rows``; its key changes with every setting, every label and every image's stamp."""
+        """The shard of ``rows``; its key changes with any setting, label, image's stamp, and with the code itself."""
         words = [[row.id, row.text, row.split, row.group, extras_of(row, how), row.image.stamp()] for row in rows]
-        return cls(key=digest([SCHEMA_VERSION, how.marks, words]), how=how, rows=tuple(rows))
+        return cls(key=digest([SCHEMA_VERSION, _code(), how.marks, words]), how=how, rows=tuple(rows))
 
     @property
     def file(self) -> str:
@@ -143,6 +151,13 @@ def extras_of(row: Row, how: Preparation) -> str:
         return json.dumps(dict(row.extras), sort_keys=True, ensure_ascii=False)
     except TypeError as error:
         raise IngestError(f"{how.name}: row {row.id!r}: extras must be JSON data: {error}") from error
+
+
+@cache
+def _code() -> str:
+    """Changes with what turns a row into bytes: a repaired decoder must not find its old shards and call them sound."""
+    modules = [datasets.image, models.text, orchestrator.shards, sys.modules[__name__]]
+    return digest([*map(inspect.getsource, modules), cv2.__version__, pa.__version__])
 
 
 def _missing(spec: ShardSpec) -> dict[str, int]:

@@ -16,19 +16,33 @@ from typing import Any
 from datasets.iiit5k import IIIT5K
 from datasets.image import ImageSpec
 from datasets.rendered import RenderedWords
+from datasets.row import Source
 from models.losses.text import ctc
 from models.recognizers.crnn import CRNNConfig
 from models.tasks.read import ReadTask
 from models.text import ALNUM62
 from orchestrator.plan import Augment, Best, Constant, Cosine, EarlyStop, Mix, Optim, Recipe, Stage, StartFrom, Term
 
-REAL, RENDERED = "iiit5k", "rendered"
+RENDERED = "rendered"
 SCENE = Augment(
     rotate=4.0, shear=0.15, stretch=0.12, shift=0.06, blur=1.0, noise=0.06, contrast=0.4, brightness=0.15, invert=0.15
 )
 
 
 def recipe() -> Recipe:
+    return three_stages(
+        name="words",
+        rendered=RenderedWords(
+            count=2_000_000, valid=2_000, test=2_000, words="system", fonts="system", style="scene",
+            held_out_fonts=0.1, unread=0.12,
+        ),
+        real_name="iiit5k",
+        real=IIIT5K(valid_rows=200),
+    )  # fmt: skip
+
+
+def three_stages(*, name: str, rendered: Source, real_name: str, real: Source) -> Recipe:
+    """Learn from ``rendered``, then adapt to ``real``: first the sequence half, then everything."""
     pretrain = Stage(
         name="pretrain",
         learn=("cnn", "rnn"),
@@ -49,10 +63,10 @@ def recipe() -> Recipe:
         optim=Optim(lr=5e-5),
         epochs=5,
         batch_size=32,
-        data=Mix(shares={REAL: 1.0}),
+        data=Mix(shares={real_name: 1.0}),
         augment=SCENE,
-        validate={REAL: "valid", RENDERED: "valid"},
-        best=(Best(metric=f"{REAL}/word_accuracy_36"),),
+        validate={real_name: "valid", RENDERED: "valid"},
+        best=(Best(metric=f"{real_name}/word_accuracy_36"),),
         start_from=StartFrom(stage="pretrain", parts=("cnn", "rnn")),
     )
     finetune = Stage(
@@ -62,28 +76,22 @@ def recipe() -> Recipe:
         optim=Optim(lr=5e-5),
         epochs=40,
         batch_size=32,
-        data=Mix(shares={REAL: 0.8, RENDERED: 0.2}),
+        data=Mix(shares={real_name: 0.8, RENDERED: 0.2}),
         augment=SCENE,
-        validate={REAL: "valid", RENDERED: "valid"},
-        best=(Best(metric=f"{REAL}/word_accuracy_36"), Best(metric=f"{REAL}/cer", mode="min")),
-        early_stop=EarlyStop(metric=f"{REAL}/ned", patience=12),
+        validate={real_name: "valid", RENDERED: "valid"},
+        best=(Best(metric=f"{real_name}/word_accuracy_36"), Best(metric=f"{real_name}/cer", mode="min")),
+        early_stop=EarlyStop(metric=f"{real_name}/ned", patience=12),
         red_lines={f"{RENDERED}/word_accuracy_36": 0.10},
         start_from=StartFrom(stage="finetune_frozen", parts=("cnn", "rnn")),
     )
     return Recipe(
-        name="words",
+        name=name,
         task=ReadTask(recognizer=CRNNConfig(classes=ALNUM62.classes)),
         image=ImageSpec(height=32, max_width=256),
         alphabet=ALNUM62,
-        sources={
-            RENDERED: RenderedWords(
-                count=1_000_000, valid=2_000, test=2_000, words="system", fonts="system", style="scene",
-                held_out_fonts=0.1, unread=0.1,
-            ),
-            REAL: IIIT5K(valid_rows=200),
-        },
+        sources={RENDERED: rendered, real_name: real},
         stages=(pretrain, finetune_frozen, finetune),
-    )  # fmt: skip
+    )
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
