@@ -184,7 +184,7 @@ class _StageRun:
             stage=stage, samples=train, buckets=chosen_buckets(train), seed=seed,
             ranks=machine.ranks, device=machine.device,
         )  # fmt: skip
-        preflight.check_labels(stage, train)
+        preflight.check_labels(stage, self.shards)
         preflight.check_division(stage, data, machine.ranks)
         return data, sets, preflight.check_validation(stage, sets)
 

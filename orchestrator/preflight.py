@@ -9,6 +9,7 @@ from torch import nn
 
 from models.batch import BLACK, Batch
 from orchestrator.batches import Samples, TrainingData
+from orchestrator.identity import plain
 from orchestrator.plan import Recipe, Stage
 from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
@@ -23,14 +24,17 @@ class PreflightError(RuntimeError):
 def check_shards_fit(recipe: Recipe, shards: Mapping[str, Shards]) -> None:
     """Shards were made with this recipe's alphabet, ImageSpec and frame rule."""
     for name, opened in shards.items():
+        frames = {key: value for key, value in plain(recipe.task.frames).items() if key != "is"}
+        made_for = {key: value for key, value in opened.manifest.frames.items() if key != "is"}
         for what, found, wanted in (
-            ("alphabet", opened.manifest.alphabet_sha256, recipe.alphabet.sha256),
-            ("ImageSpec", opened.manifest.image_sha256, recipe.image.sha256),
+            ("alphabet", opened.manifest.alphabet_sha256[:12], recipe.alphabet.sha256[:12]),
+            ("ImageSpec", opened.manifest.image_sha256[:12], recipe.image.sha256[:12]),
+            ("frame rule", made_for, frames),
         ):
             if found != wanted:
                 raise PreflightError(
-                    f"shards of {name!r} in {opened.folder} were made with {what} {found[:12]}, the recipe has "
-                    f"{wanted[:12]}; ingest the source again"
+                    f"shards of {name!r} in {opened.folder} were made with {what} {found}, the recipe has {wanted}; "
+                    "ingest the source again"
                 )
 
 
@@ -49,15 +53,20 @@ def check_splits_disjoint(shards: Mapping[str, Shards]) -> None:
             )
 
 
-def check_labels(stage: Stage, data: Samples) -> None:
-    """Every training label can be encoded and spelled by CTC in the frames of its true width."""
-    bad = [sample for sample in range(len(data)) if not data.label(sample)[1]]
-    if bad:
-        named = [f"{data.text_raw(sample)!r}" for sample in bad[:SHOWN]]
-        raise PreflightError(
-            f"stage {stage.name!r}: {len(bad)} of {len(data)} training labels cannot be encoded or spelled in the "
-            f"frames there are, such as {', '.join(named)}; ingest again so that they are listed in rejects"
-        )
+def check_labels(stage: Stage, shards: Mapping[str, Shards]) -> None:
+    """Every training label can be encoded and spelled by CTC in the frames of its true width.
+
+    Ingest has judged each label by the alphabet and frame rule that :func:`check_shards_fit` found to be the recipe's.
+    """
+    for name in stage.data.shares:
+        rows, flaws = shards[name].rows_of("train"), shards[name].flaws
+        bad = [row for row in rows.tolist() if flaws[row]]
+        if bad or not len(rows):
+            named = [f"{shards[name].texts_raw[row]!r} ({flaws[row]})" for row in bad[:SHOWN]]
+            raise PreflightError(
+                f"stage {stage.name!r}: {len(bad)} of {len(rows)} training labels of {name!r} cannot be learned"
+                f"{': ' if bad else ''}{', '.join(named)}; ingest again so that they are listed in rejects"
+            )
 
 
 def check_validation(stage: Stage, sets: Mapping[str, Samples]) -> list[str]:

@@ -32,7 +32,7 @@ def recipe() -> Recipe:
             "stages.pretrain.schedule": Cosine(warmup=0.05),
             "stages.pretrain.batch_size": 32,
             "stages.pretrain.epochs": 4,
-            "stages.pretrain.gate": {"rendered/word_accuracy_62": 0.3},
+            "stages.pretrain.gate": {"rendered/word_accuracy_36": 0.3},
             "stages.finetune_frozen.epochs": 1,
             "stages.finetune_frozen.optim.lr": 1e-3,
             "stages.finetune.epochs": 4,

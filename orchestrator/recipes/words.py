@@ -33,7 +33,7 @@ def recipe() -> Recipe:
     return three_stages(
         name="words",
         rendered=RenderedWords(
-            count=2_000_000, valid=2_000, test=2_000, words="system", fonts="system", style="scene",
+            count=1_000_000, valid=2_000, test=2_000, words="system", fonts="system", style="scene",
             held_out_fonts=0.1, unread=0.12,
         ),
         real_name="iiit5k",
@@ -53,8 +53,8 @@ def three_stages(*, name: str, rendered: Source, real_name: str, real: Source) -
         batch_size=64,
         data=Mix(shares={RENDERED: 1.0}),
         validate={RENDERED: "valid"},
-        best=(Best(metric=f"{RENDERED}/word_accuracy_62"),),
-        gate={f"{RENDERED}/word_accuracy_62": 0.5},
+        best=(Best(metric=f"{RENDERED}/word_accuracy_36"),),
+        gate={f"{RENDERED}/word_accuracy_36": 0.4},
     )
     finetune_frozen = Stage(
         name="finetune_frozen",
@@ -100,7 +100,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "task.recognizer.hidden": 128,
         "stages.pretrain.optim.lr": 2e-3,
         "stages.pretrain.schedule": Cosine(warmup=0.03),
-        "stages.pretrain.epochs": 20,
+        "stages.pretrain.epochs": 22,
         "stages.pretrain.data.epoch_samples": 100_000,
+        "stages.finetune_frozen.optim.lr": 3e-4,
+        "stages.finetune.optim.lr": 3e-4,
+        "stages.finetune.schedule": Cosine(warmup=0.05),
     },
 }
