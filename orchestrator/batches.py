@@ -84,32 +84,66 @@ class Samples:
         fits = frames_needed(classes) <= self._frames.of(int(self.widths[sample]))
         return classes, bool(classes) and fits
 
-    def batch(
-        self, step: Step, *, device: torch.device, augment: Augment | None = None, epoch: int = 0, seed: int = 0
-    ) -> Batch:
-        """The samples of ``step`` as tensors on ``device``."""
+    def collated(self, step: Step) -> Collated:
+        """The samples of ``step`` as arrays; NumPy alone, so that a thread can make it beside a training step."""
         labels, counted = zip(*(self.label(int(sample)) for sample in step.samples), strict=True)
-        longest = max(map(len, labels), default=0)
-        tokens = np.zeros((len(labels), max(longest, 1)), np.int64)
+        tokens = np.zeros((len(labels), max(map(len, labels)) or 1), np.int64)
         for row, classes in enumerate(labels):
             tokens[row, : len(classes)] = classes
-        pixels = torch.from_numpy(self.pixels(step.samples, step.width)).to(device, non_blocking=True)
-        image = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # (B, C, H, W); black is -1
-        widths = torch.from_numpy(self.widths[step.samples].astype(np.int64)).to(device)
-        if augment is not None:
-            least = [(frames_needed(classes) - self._frames.offset) * self._frames.stride for classes in labels]
-            least_widths = torch.minimum(torch.tensor(least, device=device), widths)
-            image, widths = augmented(
-                image, widths, least_widths, augment, samples=step.samples.tolist(), epoch=epoch, seed=seed
-            )
-        return Batch(
-            image=image.contiguous(memory_format=torch.channels_last),
-            widths=widths,
-            tokens=torch.from_numpy(tokens).to(device),
-            lengths=torch.tensor([len(classes) for classes in labels], device=device),
-            counted=torch.tensor(counted, device=device),
+        least = [(frames_needed(classes) - self._frames.offset) * self._frames.stride for classes in labels]
+        return Collated(
+            pixels=self.pixels(step.samples, step.width),
+            widths=self.widths[step.samples].astype(np.int64),
+            least=np.array(least, np.int64),
+            tokens=tokens,
+            lengths=np.array([len(classes) for classes in labels], np.int64),
+            counted=np.array(counted),
             ids=tuple(step.samples.tolist()),
         )
+
+    def batch(self, step: Step, *, device: torch.device) -> Batch:
+        """The samples of ``step`` as tensors on ``device``, unchanged."""
+        return on_device(self.collated(step), device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collated:
+    """A batch in host memory. See :class:`models.batch.Batch`; ``least`` columns are what each label needs.
+
+    Attributes:
+        pixels: ``(B, H, W, C)`` uint8, zero past ``widths``.
+    """
+
+    pixels: np.ndarray
+    widths: np.ndarray
+    least: np.ndarray
+    tokens: np.ndarray
+    lengths: np.ndarray
+    counted: np.ndarray
+    ids: tuple[int, ...]
+
+
+def on_device(
+    collated: Collated, device: torch.device, *, augment: Augment | None = None, epoch: int = 0, seed: int = 0
+) -> Batch:
+    """Tensors on ``device``: bytes travel, floats are made there; then augmented where a plan says so."""
+
+    def moved(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    image = moved(collated.pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # (B, C, H, W); black is -1
+    widths = moved(collated.widths)
+    if augment is not None:
+        least = torch.minimum(moved(collated.least), widths)
+        image, widths = augmented(image, widths, least, augment, samples=collated.ids, epoch=epoch, seed=seed)
+    return Batch(
+        image=image.contiguous(memory_format=torch.channels_last),
+        widths=widths,
+        tokens=moved(collated.tokens),
+        lengths=moved(collated.lengths),
+        counted=moved(collated.counted),
+        ids=collated.ids,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,20 +177,24 @@ class TrainingData:
 
     @contextmanager
     def batches(self, epoch: int, first_step: int) -> Iterator[Iterator[list[Batch]]]:
-        """This rank's micro-batches of each step from ``first_step`` on, made ahead in a thread."""
+        """This rank's micro-batches of each step from ``first_step`` on.
 
-        def made() -> Iterator[list[Batch]]:
+        A thread gathers ahead, with NumPy alone: Torch operations there would start a second team of OpenMP threads,
+        which spin for work that the training step needs the cores for.
+        """
+
+        def gathered() -> Iterator[list[Collated]]:
             for step in self.steps(epoch)[first_step:]:
                 mine = of_rank(step, rank=self.ranks.rank, ranks=self.ranks.count)
                 micro = min(self.stage.optim.accumulate, len(mine.samples))
                 parts = np.array_split(mine.samples, micro)
-                yield [self._batch(Step(part, step.width), epoch) for part in parts]
+                yield [self.samples.collated(Step(part, step.width)) for part in parts]
 
-        with ahead(made(), depth=PREFETCH) as iterator:
-            yield iterator
+        with ahead(gathered(), depth=PREFETCH) as steps:
+            yield ([self._batch(collated, epoch) for collated in step] for step in steps)
 
-    def _batch(self, step: Step, epoch: int) -> Batch:
-        return self.samples.batch(step, device=self.device, augment=self.stage.augment, epoch=epoch, seed=self.seed)
+    def _batch(self, collated: Collated, epoch: int) -> Batch:
+        return on_device(collated, self.device, augment=self.stage.augment, epoch=epoch, seed=self.seed)
 
 
 def chosen_buckets(samples: Samples, *, multiple: int = 4) -> tuple[int, ...]:

@@ -194,8 +194,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         if name not in by_name:
             raise CheckpointError(f"optimizer.safetensors holds {name!r}, which does not learn in this stage")
         parameter = by_name[name]
-        # a step count lives on the CPU unless the fused optimiser put it beside its parameter
-        optimizer.state[parameter][field] = value.to(parameter.device)
+        like = parameter.detach() if value.shape == parameter.shape else value.to(parameter.device)
+        # moments must lie in memory as their parameter does (channels last): the fused kernel walks both in step
+        optimizer.state[parameter][field] = torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
 def _sync_file(path: Path) -> None:

@@ -14,6 +14,7 @@ def start_ray(cpus: int | None = None) -> None:
         cpus: CPUs of the private Ray; all when omitted. A cluster named by ``RAY_ADDRESS`` knows its own.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let anything else on the machine starve training
     joins = bool(os.environ.get("RAY_ADDRESS"))
     if not joins and "ray" not in sys.modules:
         # Read once, when ray is imported: without it the private Ray listens on every network interface.

@@ -1,7 +1,8 @@
 """From a source's rows to a folder of shards, on all cores of a machine or a cluster: the only user of Ray Data.
 
 One Ray Data row is one shard to be made. A shard's bytes depend on its rows and the settings alone, and its file is
-named after them: a second ingest makes only what changed, and an interrupted one goes on where it stopped.
+named after them: a second ingest makes only what changed, and an interrupted one goes on where it stopped. Where the
+manifest's stamp says that nothing can have changed, the source is not even listed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from models.text import Alphabet, Frames
 from orchestrator.cluster import start_ray
 from orchestrator.files import sha256_of
 from orchestrator.identity import digest, plain
-from orchestrator.manifest import SCHEMA_VERSION, Manifest, ShardError, ShardFile, put
+from orchestrator.manifest import SCHEMA_VERSION, Manifest, ShardError, ShardFile, is_current, put, stamp_of
 from orchestrator.prepare import IngestError, Preparation, ShardSpec, make_shard
 from orchestrator.shards import read_shard
 
@@ -63,9 +64,12 @@ def ingest(
         IngestError: a row failed for a reason that is not the image's.
     """
     how = Preparation(name=name, image=image, alphabet=alphabet, frames=frames)
+    folder = shard_folder(source, how, store)
+    stamp = digest([stamp_of(source, root), rows_per_shard])  # before listing: a change meanwhile lists again
+    if is_current(folder, stamp) and (folder / REJECTS).is_file():
+        return folder
     rows, rejects = listed(source, root, name)
     specs = cut(rows, how, rows_per_shard or rows_that_fill(len(rows)))
-    folder = shard_folder(source, how, store)
     with _alone_in(folder):
         files = _sound_files(folder, specs)
         sizes = {spec.key: len(spec.rows) for spec in specs}
@@ -76,7 +80,8 @@ def ingest(
             if progress:
                 progress(done, len(rows))
         ordered = [files[spec.key] for spec in specs]
-        every, manifest = counted(folder, ordered, rejects, how, source=plain(source), notes=source.describe(root))
+        notes = source.describe(root)
+        every, manifest = counted(folder, ordered, rejects, how, source=plain(source), notes=notes, stamp=stamp)
         put(folder / REJECTS, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in every).encode())
         manifest.write(folder)
         _sweep(folder, manifest)
@@ -188,6 +193,7 @@ def counted(
     *,
     source: Mapping[str, object],
     notes: Mapping[str, object],
+    stamp: str = "",
 ) -> tuple[list[dict[str, str]], Manifest]:
     """All rejects and the manifest of ``files``, counted from what the files themselves hold."""
     opened = [read_shard(folder / file.file) for file in files]
@@ -218,6 +224,7 @@ def counted(
         shards=tuple(files),
         notes=notes,
         content=hashlib.sha256(b"".join(rows["digest"].to_pylist())).hexdigest(),
+        stamp=stamp,
     )
 
 

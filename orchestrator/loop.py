@@ -179,8 +179,8 @@ def update(
 ) -> Tensor:  # fmt: skip
     """One optimiser step on this rank's micro-batches; what it measured stays on the device.
 
-    The gradient is that of the mean over all samples of all ranks and micro-batches. A gradient that is not finite
-    on any rank leaves weights, moments and buffers of all ranks as they were.
+    The gradient is that of the mean over all samples of all ranks and micro-batches. A loss or gradient that is not
+    finite on any rank leaves weights, moments and buffers of all ranks as they were.
 
     Returns:
         ``(2 * terms + 3,)`` float64: totals, counts, ranks that were asked to stop, gradient norm, 1.0 if skipped.
@@ -198,7 +198,7 @@ def update(
         sums = _accumulate(stage, batches, forward, autocast, ranks, stop_asked, learning)
     ranks.sum_gradients(learning)
     norm = nn.utils.clip_grad_norm_(learning, stage.optim.clip_norm)
-    bad = (~torch.isfinite(norm)).float()
+    bad = (~(torch.isfinite(norm) & torch.isfinite(sums).all())).float()
     trainee.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused kernel skips the update where it is 1
     trainee.optimizer.step()
     trainee.optimizer.zero_grad()

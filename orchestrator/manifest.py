@@ -1,18 +1,23 @@
-"""What a folder of shards holds, as one JSON file that is written last."""
+"""What a folder of shards holds, as one JSON file that is written last, and whether its source changed since."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from datasets.row import Source, Stamped
 from orchestrator.files import sha256_of, sync_folder
+from orchestrator.identity import digest, plain
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+CODE = ("datasets/*.py", "models/text.py", *(f"orchestrator/{name}.py" for name in ("ingest", "prepare", "shards")))
 
 
 class ShardError(ValueError):
@@ -50,7 +55,7 @@ class ShardFile:
         if found != self.sha256:
             raise ShardError(
                 f"shard {path} is damaged: SHA-256 {found}, expected {self.sha256}; "
-                f"ingest {folder.name} again: only damaged shards are re-made"
+                f"delete it and ingest {folder.name} again: only what is missing is made"
             )
 
 
@@ -75,6 +80,7 @@ class Manifest:
         shards: in the order of the rows.
         notes: what the source says of itself (licence, citation ...).
         content: SHA-256 of the rows in order; the same however they were cut into shards, wherever they lie.
+        stamp: what :func:`stamp_of` gave before the rows were listed; another one later means to list them again.
     """
 
     schema: int
@@ -95,6 +101,7 @@ class Manifest:
     shards: tuple[ShardFile, ...]
     notes: Mapping[str, object]
     content: str
+    stamp: str
 
     @property
     def rows(self) -> int:
@@ -129,6 +136,49 @@ class Manifest:
         widths = {split: {int(width): rows for width, rows in of.items()} for split, of in data["widths"].items()}
         shards = tuple(ShardFile(**shard) for shard in data["shards"])
         return cls(**data | {"widths": widths, "shards": shards})
+
+
+def is_current(folder: Path, stamp: str) -> bool:
+    """Whether the manifest in ``folder`` has this stamp and all its shards are there; what they hold is not read."""
+    try:
+        manifest = Manifest.read(folder)
+        for shard in manifest.shards:
+            shard.check(folder, contents=False)
+    except ShardError:
+        return False
+    return manifest.stamp == stamp
+
+
+def stamp_of(source: Source, root: Path | None) -> str:
+    """Changes whenever the rows may have: with the source's settings, the files it reads and the code that reads them.
+
+    Of files only names, sizes and times are looked at. Versions of libraries are no part of it.
+    """
+    files = source.stamp(root) if isinstance(source, Stamped) else _looks_below(root)
+    package, own = Path(__file__).parents[1], getattr(sys.modules[type(source).__module__], "__file__", None)
+    code = {path for pattern in CODE for path in package.glob(pattern)} | ({Path(own)} if own else set())
+    return digest([plain(source), files, sorted(map(sha256_of, code))])
+
+
+def _looks_below(root: Path | None) -> str:
+    """SHA-256 over the place, size and time of every file below ``root``, or those of the file that ``root`` is."""
+    if root is None or not root.is_dir():
+        return _look_of(str(root))
+    total = hashlib.sha256()
+    for folder, folders, names in os.walk(root):
+        folders.sort()  # the order in which the walk goes on
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # it does not follow them
+        for path in (os.path.join(folder, name) for name in sorted([*names, *links])):
+            total.update(os.fsencode(f"{path[len(str(root)) :]}\0{_look_of(path)}\n"))
+    return total.hexdigest()
+
+
+def _look_of(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return "missing"
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def summary(manifest: Manifest) -> str:

@@ -100,7 +100,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "task.recognizer.hidden": 128,
         "stages.pretrain.optim.lr": 2e-3,
         "stages.pretrain.schedule": Cosine(warmup=0.03),
-        "stages.pretrain.epochs": 22,
+        "stages.pretrain.epochs": 16,
         "stages.pretrain.data.epoch_samples": 100_000,
         "stages.finetune_frozen.optim.lr": 3e-4,
         "stages.finetune.optim.lr": 3e-4,

@@ -1,0 +1,136 @@
+"""Small things that several orchestrator tests train with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datasets.rendered import RenderedWords
+from models.batch import Batch, Read
+from models.losses.text import ctc
+from models.mean import Mean, mean_of
+from orchestrator.loop import Setting
+from orchestrator.override import override
+from orchestrator.plan import Best, Mix, Optim, Recipe, Stage, Term
+from orchestrator.ranks import Ranks
+from orchestrator.recipes.words import three_stages
+
+CLASSES = 5
+
+
+class Columns(nn.Module):
+    """A reader without batch norm: what it says of one sample does not depend on the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cnn = nn.Conv2d(1, 4, (8, 3), padding=(0, 1))
+        self.rnn = nn.Linear(4, CLASSES)
+
+    def forward(self, batch: Batch) -> Read:
+        features = self.cnn(batch.image).relu().squeeze(2).transpose(1, 2)
+        return Read(logits=self.rnn(features), frames=batch.widths)
+
+
+def some_batch(samples: int, *, seed: int = 0, width: int = 6, first_id: int = 0) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
+    return Batch(
+        image=torch.rand(samples, 1, 8, width, generator=draw),
+        widths=torch.full((samples,), width),
+        tokens=torch.randint(1, CLASSES, (samples, 2), generator=draw),
+        lengths=torch.randint(1, 3, (samples,), generator=draw),
+        counted=torch.ones(samples, dtype=torch.bool),
+        ids=tuple(range(first_id, first_id + samples)),
+    )
+
+
+def part_of(batch: Batch, rows: slice) -> Batch:
+    return Batch(**{name: getattr(batch, name)[rows] for name in Batch.__dataclass_fields__})
+
+
+def a_stage(**changes: Any) -> Stage:
+    stage = Stage(
+        name="only", learn=("cnn", "rnn"), terms={"ctc": Term(loss=ctc)}, optim=Optim(lr=1e-2), epochs=3, batch_size=6,
+        data=Mix(shares={"made": 1.0}), validate={"made": "valid"}, best=(Best(metric="made/loss", mode="min"),),
+    )  # fmt: skip
+    return replace(stage, **changes)
+
+
+@dataclass
+class MadeData:
+    """Four steps an epoch, each its own batch; a function of the epoch and step alone."""
+
+    steps_per_epoch: int = 4
+    samples_per_epoch: int = 24
+    seen: list[int] = field(default_factory=list)
+
+    @contextmanager
+    def batches(self, epoch: int, first_step: int) -> Iterator[Iterator[list[Batch]]]:
+        def made() -> Iterator[list[Batch]]:
+            for step in range(first_step, self.steps_per_epoch):
+                self.seen.append(epoch * self.steps_per_epoch + step)
+                yield [some_batch(6, seed=epoch * 100 + step)]
+
+        yield made()
+
+
+@dataclass
+class Quiet:
+    """A watch that asks for a stop after ``steps`` updates, and remembers what it was told."""
+
+    steps: int = 1_000_000
+    asked: int = 0
+    told: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def stop_asked(self) -> bool:
+        self.asked += 1
+        return self.asked >= self.steps
+
+    def tell(self, status: Mapping[str, Any]) -> None:
+        self.told.append(dict(status))
+
+
+def a_setting(folder: Path, task: nn.Module, *, watch: Quiet | None = None, **changes: Any) -> Setting:
+    held_out = some_batch(8, seed=999)
+
+    def evaluate(judged: nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            return {"made/loss": float(ctc(held_out, judged(held_out)).value)}
+
+    setting = Setting(
+        folder=folder, fits={"alphabet": "a"}, seed=1, device=torch.device("cpu"), autocast=nullcontext, evaluate=evaluate,
+        forward=task, ranks=Ranks(), watch=watch or Quiet(), checkpoint_every_s=0.0,
+    )  # fmt: skip
+    return replace(setting, **changes)
+
+
+def not_finite(batch: Batch, out: Read) -> Mean:
+    """NaN for the batch that holds sample 13, the mean logit for others."""
+    bad = torch.tensor([sample == 13 for sample in batch.ids])
+    return mean_of(torch.where(bad, torch.nan, out.logits.mean((1, 2))))
+
+
+def weights_of(task: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in task.state_dict().items()}
+
+
+def small_recipe(**changes: Any) -> Recipe:
+    """The stages of `words` on a few rendered words, in seconds."""
+    recipe = three_stages(
+        name="small",
+        rendered=RenderedWords(count=120, valid=24, style="plain", numbers=0, random=0),
+        real_name="worn",
+        real=RenderedWords(count=60, valid=24, test=24, seed=1, style="scene"),
+    )
+    settings = {
+        "task.recognizer.width": 0.0625, "task.recognizer.hidden": 8, "image.max_width": 96,
+        "stages.pretrain.epochs": 2, "stages.pretrain.batch_size": 16, "stages.pretrain.gate": {"rendered/word_accuracy_36": 0.0},
+        "stages.finetune_frozen.epochs": 1, "stages.finetune_frozen.batch_size": 16,
+        "stages.finetune.epochs": 2, "stages.finetune.batch_size": 16, "stages.finetune.ema": 0.9,
+    }  # fmt: skip
+    return override(recipe, settings | changes)
