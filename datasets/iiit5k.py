@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from datasets.matlab import Value, nested, text_of, texts_of
+from datasets.matlab import Value, entries_of, text_of, texts_of
 from datasets.on_disk import existing_folder, first_of_each, labelled_file
 from datasets.row import Reject, Row, SourceError
 from datasets.splits import held_out_groups
@@ -83,8 +83,8 @@ class IIIT5K:
         groups = [f"{part}/{photo_of(name)}" for name, _ in true_case]
         held_out = held_out_groups(groups, rows=self.valid_rows, seed=self.seed) if part == "train" else frozenset()
         path = folder / f"{part}data.mat"
-        words = nested(path, f"{part}data", fields=WORD_FIELDS, entries=self._rows_of(part))
-        for index, (word, (name, text), group) in enumerate(zip(words.structs(), true_case, groups, strict=True)):
+        words = entries_of(path, f"{part}data", fields=WORD_FIELDS, entries=self._rows_of(part))
+        for index, (word, (name, text), group) in enumerate(zip(words, true_case, groups, strict=True)):
             where = f"{path}: {part}data({index + 1})"
             if (found := text_of(word[0], where=where)) != name:
                 raise SourceError(
@@ -96,10 +96,10 @@ class IIIT5K:
     def _true_case(self, folder: Path, part: Part) -> list[tuple[str, str]]:
         """Image name and text in true case of every word, as the character annotation has them."""
         path = folder / f"{part}CharBound.mat"
-        words = nested(path, f"{part}CharBound", fields=CHARACTER_FIELDS, entries=self._rows_of(part))
+        words = entries_of(path, f"{part}CharBound", fields=CHARACTER_FIELDS, entries=self._rows_of(part))
         return [
-            (text_of(name, where=f"{words.where}.ImgName"), text_of(characters, where=f"{words.where}.chars"))
-            for name, characters, _ in words.structs()
+            (text_of(name, where=f"{path}: ImgName"), text_of(characters, where=f"{path}: chars"))
+            for name, characters, _ in words
         ]
 
     def _rows_of(self, part: Part) -> int:
@@ -111,9 +111,7 @@ def photo_of(name: str) -> str:
     return name.rpartition("/")[2].partition("_")[0]
 
 
-def _labelled_word(
-    folder: Path, word: tuple[Value, ...], name: str, text: str, *, group: str, split: str
-) -> Row | Reject:
+def _labelled_word(folder: Path, word: list[Value], name: str, text: str, *, group: str, split: str) -> Row | Reject:
     _, ground_truth, small, medium = word
     official = text_of(ground_truth, where=f"{name}: GroundTruth")
     if official.casefold() != text.casefold():

@@ -17,6 +17,7 @@ import numpy as np
 from datasets import vocabulary
 from datasets.drawing import VERSION, Drawn, Style
 from datasets.fonts import Face, font_paths, held_out, licence, sha256_of, usable_faces, weights
+from datasets.image import ImageFile
 from datasets.row import Row, SourceError
 from datasets.vocabulary import ALPHANUMERIC, LENGTHS, SHARED_LENGTH, Case, Cases
 
@@ -190,6 +191,11 @@ class RenderedWords:
                 "with small letters; use another share or more fonts"
             )
         return chosen
+
+    def stamp(self, root: Path | None) -> str:
+        """Changes with the fonts and the list of words that are there: nothing else is read."""
+        words = () if self.words == "invented" else (vocabulary.dictionary_path(root),)
+        return "\n".join(f"{path} {ImageFile(str(path)).stamp()}" for path in (*font_paths(self.fonts, root), *words))
 
     def describe(self, root: Path | None) -> Mapping[str, object]:
         """Which fonts and words the rows come from, and on what terms, as JSON data."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -78,3 +78,11 @@ class Source(Protocol):
 
     def describe(self, root: Path | None) -> Mapping[str, object]:
         """Facts for the manifest (licence, citation, fonts used ...), as JSON data."""
+
+
+@runtime_checkable
+class Stamped(Protocol):
+    """A source that reads more, or less, than the files below its root, and so says itself when they changed."""
+
+    def stamp(self, root: Path | None) -> str:
+        """A text that changes whenever the rows may have changed, from names, sizes and times of files alone."""

@@ -128,7 +128,6 @@ def invented_word(rng: random.Random, syllables: int) -> str:
     return word + rng.choice(CONTRACTED) if rng.random() < 0.01 else word
 
 
-@functools.lru_cache(maxsize=4)
 def dictionary_words(path: Path) -> tuple[str, ...]:
     """The words of a file with one per line, sorted, at most ``LONGEST`` letters each; also each single letter."""
     try:

@@ -231,7 +231,7 @@ def ahead(items: Iterable[T], *, depth: int) -> Iterator[Iterator[T]]:
             for item in items:
                 if not put(lambda item=item: item):  # type: ignore[misc]
                     return
-        except BaseException as error:  # noqa: BLE001 - raised again where the items are used
+        except BaseException as error:
             put(_raising(error))
             return
         put(None)

@@ -1,11 +1,11 @@
 """Checkpoints: folders of safetensors with a manifest, complete or absent, checked by hash when read.
 
-    step-00001200/
-        weights.<part>.safetensors   the parts as they are trained
-        averaged.<part>.safetensors  their moving average, when the stage keeps one
-        optimizer.safetensors        moments and step counts, by parameter name
-        progress.json                where training stands: see orchestrator/loop.py
-        manifest.json                sizes and SHA-256 of the files above, and what the weights fit
+step-00001200/
+    weights.<part>.safetensors   the parts as they are trained
+    averaged.<part>.safetensors  their moving average, when the stage keeps one
+    optimizer.safetensors        moments and step counts, by parameter name
+    progress.json                where training stands: see orchestrator/loop.py
+    manifest.json                sizes and SHA-256 of the files above, and what the weights fit
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Writer:
     def _run(self, task: Callable[[], None]) -> None:
         try:
             task()
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        except BaseException as error:
             self._error = error
 
 
@@ -185,7 +185,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: Mapping[Tensor, str]) -> None:
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: Mapping[Tensor, str]
+) -> None:
     """Put :func:`optimizer_tensors` back. The learning rate is not in it: it is a function of the step."""
     by_name = {name: parameter for parameter, name in names.items()}
     optimizer.state.clear()

@@ -123,5 +123,5 @@ def _headline(metrics: Mapping[str, float]) -> dict[str, float]:
 def _caught(work: Callable[[], bool]) -> object:
     try:
         return work()
-    except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+    except BaseException as error:
         return error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,16 @@ from typing import Any
 class Journal:
     """Append-only lines whose length a checkpoint remembers, so that resuming cuts off what it will write again."""
 
-    def __init__(self, path: Path, *, length: int) -> None:
-        """Open ``path`` cut to its first ``length`` bytes. Raises ``ValueError`` when it is shorter than that."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+    def __init__(self, path: Path, *, length: int, writes: bool = True) -> None:
+        """Open ``path`` cut to its first ``length`` bytes. Raises ``ValueError`` when it is shorter than that.
+
+        Args:
+            writes: only one rank keeps the journal; the others' lines go nowhere.
+        """
+        self._length = length
+        self._file = path.open("ab") if writes else None
+        if self._file is None:
+            return
         if self._file.tell() < length:
             raise ValueError(
                 f"{path}: {self._file.tell()} bytes, but the checkpoint was written after {length}; lines are missing. "
@@ -29,17 +36,33 @@ class Journal:
         self._file.seek(length)
 
     def write(self, kind: str, line: Mapping[str, Any]) -> None:
-        self._file.write((json.dumps({"kind": kind, **line}, ensure_ascii=False) + "\n").encode())
+        if self._file is not None:
+            self._file.write(_encoded({"kind": kind, **line}))
 
     def sync(self) -> int:
         """Bring every line to disk and return the length in bytes."""
+        if self._file is None:
+            return self._length
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:
         self.sync()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+
+
+class Log:
+    """Lines with the time they were written, each on disk at once; never cut, so a repeated run adds to them."""
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self._path, self._writes = path, writes
+
+    def write(self, kind: str, line: Mapping[str, Any]) -> None:
+        if self._writes:
+            with self._path.open("ab") as file:
+                file.write(_encoded({"kind": kind, "time": time.time(), **line}))
 
 
 def lines(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -49,3 +72,7 @@ def lines(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
     whole = path.read_bytes().rpartition(b"\n")[0]
     rows = [json.loads(line) for line in whole.splitlines()]
     return [row for row in rows if kind in (None, row["kind"])]
+
+
+def _encoded(row: Mapping[str, Any]) -> bytes:
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode()

@@ -51,7 +51,9 @@ def epoch_samples(sizes: Sequence[int], counts: Sequence[int], *, epoch: int, se
 def draws_per_epoch(sizes: Sequence[int], shares: Sequence[float], epoch_samples: int) -> list[int]:
     """How many samples each source gives to an epoch; ``epoch_samples == 0`` means one pass over the first."""
     total = epoch_samples or round(sizes[0] / shares[0])
-    return [sizes[0] if j == 0 and not epoch_samples else max(round(total * share), 1) for j, share in enumerate(shares)]
+    return [
+        sizes[0] if j == 0 and not epoch_samples else max(round(total * share), 1) for j, share in enumerate(shares)
+    ]
 
 
 def steps_of(samples: np.ndarray, widths: np.ndarray, buckets: Sequence[int], batch_size: int) -> list[Step]:

@@ -242,4 +242,3 @@ def _none(value: Any, path: str) -> None:
 
 def _refuse(path: str, expected: str, value: Any) -> Any:
     raise PlanError(f"{path}: expected {expected}, got {value!r} ({type(value).__name__})")
-

@@ -22,11 +22,13 @@ from orchestrator.evaluate import evaluate
 from orchestrator.execution import Execution
 from orchestrator.files import write_json
 from orchestrator.identity import digest, fingerprint, plain
-from orchestrator.loop import Progress, Setting, Watch, judged_kind, load_parts, train_stage
+from orchestrator.loop import Setting, Watch, train_stage
 from orchestrator.plan import PlanError, Recipe, Stage
+from orchestrator.progress import Progress
 from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
 from orchestrator.store import Record, Store
+from orchestrator.weights import load_judged
 
 RECORDED_VERSIONS = ("plumbline", "torch", "ray", "numpy", "pyarrow", "opencv-python-headless")
 
@@ -111,13 +113,6 @@ def fits_of(recipe: Recipe) -> dict[str, Any]:
         "blank": 0,
         "task": plain(recipe.task),
     }
-
-
-def load_judged(task: nn.Module, folder: Path, fits: Mapping[str, Any], parts: Sequence[str] = ()) -> None:
-    """Load the validated weights of a checkpoint: the averaged ones where there are any. Strict in every tensor."""
-    contents = checkpoint.read(folder)
-    checkpoint.refuse_unfit(contents.fits, fits, folder)
-    load_parts(task, contents, judged_kind(contents), parts or None)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from orchestrator.limits import PlanError, at_least, positive, within
+from orchestrator.schedule import Constant, Cosine, OneCycle, StepDown
 
-class PlanError(ValueError):
-    """A recipe that cannot be run as written: where, what was found, what is allowed."""
+__all__ = [
+    "Augment", "Best", "Constant", "Cosine", "EarlyStop", "Mix", "OneCycle", "Optim", "PlanError", "Recipe", "Stage",
+    "StartFrom", "StepDown", "Term",
+]  # fmt: skip
 
 
 class Fingerprinted(Protocol):
@@ -52,75 +56,6 @@ class ScheduleLike(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constant:
-    """The plan's learning rate at every step."""
-
-    def factor(self, step: int, steps: int) -> float:
-        """What the learning rate is multiplied by at ``step`` of ``steps``."""
-        return 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cosine:
-    """Linear warm-up, then half a cosine down to ``floor``.
-
-    Attributes:
-        warmup: share of the stage's steps, ``0 <= warmup < 1``.
-        floor: factor at the last step.
-    """
-
-    warmup: float = 0.05
-    floor: float = 0.01
-
-    def __post_init__(self) -> None:
-        _within("Cosine.warmup", self.warmup, 0.0, 0.999)
-        _within("Cosine.floor", self.floor, 0.0, 1.0)
-
-    def factor(self, step: int, steps: int) -> float:
-        rising = math.ceil(self.warmup * steps)
-        if step < rising:
-            return (step + 1) / rising
-        done = (step - rising) / max(steps - 1 - rising, 1)
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepDown:
-    """The learning rate is multiplied by ``by`` at each share of the steps in ``at``."""
-
-    at: tuple[float, ...] = (0.6, 0.85)
-    by: float = 0.1
-
-    def __post_init__(self) -> None:
-        for share in self.at:
-            _within("StepDown.at", share, 0.0, 1.0)
-        _within("StepDown.by", self.by, 0.0, 1.0)
-
-    def factor(self, step: int, steps: int) -> float:
-        return self.by ** sum(step >= share * steps for share in self.at)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OneCycle:
-    """Cosine from ``1 / start_div`` up to 1 at ``warmup``, then cosine down to ``1 / end_div`` (Smith & Topin 2017)."""
-
-    warmup: float = 0.3
-    start_div: float = 25.0
-    end_div: float = 10_000.0
-
-    def __post_init__(self) -> None:
-        _within("OneCycle.warmup", self.warmup, 0.0, 0.999)
-        _within("OneCycle.start_div", self.start_div, 1.0, math.inf)
-        _within("OneCycle.end_div", self.end_div, 1.0, math.inf)
-
-    def factor(self, step: int, steps: int) -> float:
-        top = self.warmup * max(steps - 1, 1)
-        if step < top:
-            return _cosine_between(1 / self.start_div, 1.0, step / top)
-        return _cosine_between(1.0, 1 / self.end_div, (step - top) / max(steps - 1 - top, 1e-9))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Term:
     """One addend of an objective: ``weight * loss(batch, outputs)``."""
 
@@ -146,10 +81,10 @@ class Optim:
     betas: tuple[float, ...] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
-        _positive("Optim.lr", self.lr)
-        _within("Optim.weight_decay", self.weight_decay, 0.0, 1.0)
-        _positive("Optim.clip_norm", self.clip_norm)
-        _at_least("Optim.accumulate", self.accumulate, 1)
+        positive("Optim.lr", self.lr)
+        within("Optim.weight_decay", self.weight_decay, 0.0, 1.0)
+        positive("Optim.clip_norm", self.clip_norm)
+        at_least("Optim.accumulate", self.accumulate, 1)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise PlanError(f"Optim.betas: two numbers in [0, 1), got {self.betas}")
 
@@ -172,7 +107,7 @@ class Mix:
             raise PlanError(f"Mix.shares: every share must be above 0, got {dict(self.shares)}")
         if abs(sum(self.shares.values()) - 1) > 1e-6:
             raise PlanError(f"Mix.shares: must sum to 1, got {dict(self.shares)} (sum {sum(self.shares.values()):g})")
-        _at_least("Mix.epoch_samples", self.epoch_samples, 0)
+        at_least("Mix.epoch_samples", self.epoch_samples, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +141,7 @@ class Augment:
     def __post_init__(self) -> None:
         for name, most in (("rotate", 45), ("shear", 1), ("stretch", 0.5), ("shift", 0.5), ("blur", 5),
                            ("noise", 1), ("contrast", 0.95), ("brightness", 1), ("invert", 1)):  # fmt: skip
-            _within(f"Augment.{name}", getattr(self, name), 0.0, most)
+            within(f"Augment.{name}", getattr(self, name), 0.0, most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,8 +162,8 @@ class EarlyStop:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("EarlyStop.patience", self.patience, 1)
-        _within("EarlyStop.min_delta", self.min_delta, 0.0, math.inf)
+        at_least("EarlyStop.patience", self.patience, 1)
+        within("EarlyStop.min_delta", self.min_delta, 0.0, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,11 +215,11 @@ class Stage:
 
     def __post_init__(self) -> None:
         where = f"stage {self.name!r}"
-        _at_least(f"{where}: epochs", self.epochs, 1)
-        _at_least(f"{where}: batch_size", self.batch_size, 1)
-        _at_least(f"{where}: validate_every", self.validate_every, 1)
-        _at_least(f"{where}: nonfinite_limit", self.nonfinite_limit, 0)
-        _within(f"{where}: ema", self.ema, 0.0, 0.99999)
+        at_least(f"{where}: epochs", self.epochs, 1)
+        at_least(f"{where}: batch_size", self.batch_size, 1)
+        at_least(f"{where}: validate_every", self.validate_every, 1)
+        at_least(f"{where}: nonfinite_limit", self.nonfinite_limit, 0)
+        within(f"{where}: ema", self.ema, 0.0, 0.99999)
         if self.validate_every > self.epochs:
             raise PlanError(f"{where}: validate_every {self.validate_every} is more than its {self.epochs} epochs")
         if not self.learn or not self.terms or not self.best or not self.validate:
@@ -381,22 +316,3 @@ def _check_stage(stage: Stage, *, earlier: list[str], recipe: Recipe) -> None:
                 "a metric is called SOURCE/NAME, such as "
                 f"{next(iter(stage.validate))}/word_accuracy_36"
             )
-
-
-def _cosine_between(start: float, end: float, done: float) -> float:
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
-def _within(where: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise PlanError(f"{where}: {value!r} is outside {least:g} .. {most:g}")
-
-
-def _at_least(where: str, value: int, least: int) -> None:
-    if value < least:
-        raise PlanError(f"{where}: {value!r} is below {least}")
-
-
-def _positive(where: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise PlanError(f"{where}: must be a finite number above 0, got {value!r}")

@@ -20,9 +20,10 @@ from models.text import Alphabet, LabelError
 from orchestrator.batches import Samples
 from orchestrator.evaluate import Reading, outputs, read_of
 from orchestrator.override import from_plain
-from orchestrator.pipeline import Machine, fits_of, load_judged
+from orchestrator.pipeline import Machine, fits_of
 from orchestrator.plan import Recipe
 from orchestrator.store import Store, StoreError
+from orchestrator.weights import load_judged
 
 LEXICONS = {"lexicon_50": "lexicon_small", "lexicon_1k": "lexicon_medium"}
 

@@ -93,7 +93,9 @@ def parser() -> argparse.ArgumentParser:
     _data_options(evaluate)
     _execution_options(evaluate)
     evaluate.add_argument("--stage", default="", help="which stage (default: the last that has a record)")
-    evaluate.add_argument("--on", action="append", default=[], metavar="SOURCE", help="source to measure on; repeatable")
+    evaluate.add_argument(
+        "--on", action="append", default=[], metavar="SOURCE", help="source to measure on; repeatable"
+    )
     evaluate.add_argument("--split", default="test", choices=("test", "valid", "train"))
     evaluate.add_argument("--lexicons", action="store_true", help="also with the 50 and 1,000 words of each image")
     evaluate.add_argument("--beam", type=int, default=0, metavar="N", help="also by prefix beam search N wide")
@@ -147,7 +149,7 @@ def train(recipe: Recipe, options: argparse.Namespace, *, only: Sequence[str], s
     return DONE
 
 
-def stop_on_signals(live: Any) -> list[int]:  # noqa: ANN401 - a LiveFolder; importing it here would load Torch
+def stop_on_signals(live: Any) -> list[int]:
     """The first SIGINT or SIGTERM asks for a stop after the current step; the next one ends the process."""
     received: list[int] = []
 
@@ -162,7 +164,7 @@ def stop_on_signals(live: Any) -> list[int]:  # noqa: ANN401 - a LiveFolder; imp
     return received
 
 
-def ingested(recipe: Recipe, sources: Sequence[str], store: Any, roots: Mapping[str, Path]) -> dict[str, Path]:  # noqa: ANN401
+def ingested(recipe: Recipe, sources: Sequence[str], store: Any, roots: Mapping[str, Path]) -> dict[str, Path]:
     """Source -> folder of its shards, made where they are not there or not up to date."""
     from orchestrator.console import counting, say
     from orchestrator.ingest import ingest
@@ -260,7 +262,9 @@ def runs_command(options: argparse.Namespace) -> int:
             begun = any((folder / "checkpoints").glob("step-*"))
             print(f"{folder.parent.name}/{folder.name}\t{'interrupted, resumable' if begun else 'begun'}")
             continue
-        best = ", ".join(f"{metric} {found['value']:.4f} at step {found['step']}" for metric, found in record.best.items())
+        best = ", ".join(
+            f"{metric} {found['value']:.4f} at step {found['step']}" for metric, found in record.best.items()
+        )
         lineage = f" from {record.parent}" if record.parent else ""
         print(f"{record.recipe}/{folder.name}\tdone ({record.finished}){lineage}\t{best}")
     if not found:
@@ -310,7 +314,9 @@ def resolved(options: argparse.Namespace) -> Recipe:
         recipe, presets = module.recipe(), getattr(module, "PRESETS", {})
     for preset in options.preset:
         if preset not in presets:
-            raise PlanError(f"recipe {options.recipe!r} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}")
+            raise PlanError(
+                f"recipe {options.recipe!r} has no preset {preset!r}; it has: {', '.join(presets) or 'none'}"
+            )
         recipe = override(recipe, presets[preset])
     if options.overrides:
         recipe = override(recipe, _read_yaml(options.overrides))
@@ -340,12 +346,16 @@ def _device_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
                          help="of the forward pass (default: bf16 on a GPU, fp32 on a CPU)")  # fmt: skip
-    command.add_argument("--threads", type=int, default=0, help="CPU threads for each worker (default: share the cores)")
+    command.add_argument(
+        "--threads", type=int, default=0, help="CPU threads for each worker (default: share the cores)"
+    )
 
 
 def _execution_options(command: argparse.ArgumentParser) -> None:
     _device_options(command)
-    command.add_argument("--workers", type=int, default=1, help="Ray Train workers; 0 trains in this process (default: 1)")
+    command.add_argument(
+        "--workers", type=int, default=1, help="Ray Train workers; 0 trains in this process (default: 1)"
+    )
     command.add_argument("--compile", action="store_true", help="torch.compile the network; pays on a GPU")
     command.add_argument("--checkpoint-every", dest="checkpoint_every_s", type=float, default=60.0, metavar="SECONDS")
 
@@ -375,7 +385,7 @@ def _known(name: str, recipe: Recipe) -> str:
     return name
 
 
-def _recorded(recipe: Recipe, wanted: str, store: Any, contents: Mapping[str, str]) -> Path:  # noqa: ANN401
+def _recorded(recipe: Recipe, wanted: str, store: Any, contents: Mapping[str, str]) -> Path:
     """The folder of the wanted stage, or of the last one, that has a record of exactly this plan and data."""
     stages = [recipe.stage(wanted)] if wanted else list(reversed(recipe.stages))
     for stage in stages:
@@ -415,7 +425,7 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     return name, value
 
 
-def _read_json(path: Path) -> Any:  # noqa: ANN401
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,8 +1,8 @@
 """Where finished work lives: one folder per stage, and a record that is written last.
 
-    STORE/shards/NAME-KEY/                 ingested sources
-    STORE/runs/RECIPE/STAGE-FINGERPRINT/   record.json, plan.json, metrics.jsonl, speed.jsonl, checkpoints/
-    STORE/live/ID/                         of a launch under way: status.json, and stop when one is asked for
+STORE/shards/NAME-KEY/                 ingested sources
+STORE/runs/RECIPE/STAGE-FINGERPRINT/   record.json, plan.json, metrics.jsonl, speed.jsonl, checkpoints/
+STORE/live/ID/                         of a launch under way: status.json, and stop when one is asked for
 """
 
 from __future__ import annotations
@@ -93,4 +93,6 @@ class Store:
             probe.write_text("")
             probe.unlink()
         except OSError as error:
-            raise StoreError(f"{self.root}: cannot be written ({error.strerror}); give another place with --store") from error
+            raise StoreError(
+                f"{self.root}: cannot be written ({error.strerror}); give another place with --store"
+            ) from error

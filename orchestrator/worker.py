@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import start_ray
-from orchestrator.execution import Execution, available_cores
+from orchestrator.execution import Execution
 from orchestrator.identity import plain
 from orchestrator.live import LiveFolder
 from orchestrator.plan import PlanError, Recipe
@@ -106,6 +106,3 @@ def new_live_folder(store: Store) -> Path:
     folder = store.root / "live" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder.mkdir(parents=True)
     return folder
-
-
-__all__ = ["available_cores", "new_live_folder", "train_here", "train_in_worker", "train_on_ray"]

@@ -201,3 +201,17 @@ def test_cases_without_a_share_are_refused():
 def test_held_out_fonts_need_families_on_both_sides():
     with pytest.raises(SourceError, match=r"held_out_fonts=0.01 of \d+ font families is 0"):
         next(RenderedWords(count=1, held_out_fonts=0.01).rows(None))
+
+
+def test_the_stamp_changes_with_the_words_and_fonts_that_are_read_and_with_nothing_else(tmp_path):
+    shipped, system = RenderedWords(count=1), RenderedWords(count=1, words="system", fonts="system")
+    (tmp_path / "fonts").mkdir()
+    (tmp_path / "words.txt").write_text("one two")
+    before = shipped.stamp(tmp_path), system.stamp(tmp_path)
+    (tmp_path / "other.txt").write_text("never read")
+    assert (shipped.stamp(tmp_path), system.stamp(tmp_path)) == before
+    (tmp_path / "fonts" / "new.ttf").write_bytes(b"")
+    with_font = system.stamp(tmp_path)
+    (tmp_path / "words.txt").write_text("one two three")
+    assert len({before[1], with_font, system.stamp(tmp_path)}) == 3
+    assert shipped.stamp(tmp_path) == before[0]

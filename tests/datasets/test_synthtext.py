@@ -11,7 +11,7 @@ import scipy.io
 from made_up import cells, encoded, reasons_of, rows_of
 
 from datasets.row import BadImage, SourceError
-from datasets.synthtext import Crop, SynthText
+from datasets.synthtext import Crop, SynthText, check_corners
 
 
 def box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
@@ -42,27 +42,24 @@ def write(root: Path, *, names: list[str], boxes: list[object], texts: list[obje
 TWO = np.stack([box(5, 4, 25, 14), box(30, 4, 50, 14)], axis=2)
 
 
-def test_words_of_several_lines_meet_their_boxes_in_order(root: Path):
+def test_words_of_all_lines_meet_their_boxes_in_order(root: Path):
     three = np.stack([box(0, 0, 20, 10), box(0, 10, 20, 20), box(0, 20, 20, 30)], axis=2)
-    write(root, names=["8/a.png"], boxes=[three], texts=[np.array(["Lines:\nI lost ", "Kevin"])])
-    assert reasons_of(SynthText().rows(root)) == {"8/a.png": "word_count"}
-    write(root, names=["8/a.png"], boxes=[three], texts=[np.array(["Lines:\nlost   ", "Kevin "])])
-    rows = rows_of(SynthText().rows(root))
-    assert [row.text for row in rows] == ["Lines:", "lost", "Kevin"]
-    assert [row.id for row in rows] == ["8/a.png#0", "8/a.png#1", "8/a.png#2"]
-    assert {row.group for row in rows} == {"8/a.png"}
+    texts = [np.array(["Lines:\nlost   ", "Kevin "]), np.array(["Lines:\nI lost ", "Kevin"])]
+    found = list(SynthText().rows(write(root, names=["8/a.png", "8/b.png"], boxes=[three, three], texts=texts)))
+    assert [row.text for row in rows_of(found)] == ["Lines:", "lost", "Kevin"]
+    assert [row.id for row in rows_of(found)] == ["8/a.png#0", "8/a.png#1", "8/a.png#2"]
+    assert {row.group for row in rows_of(found)} == {"8/a.png"}
+    assert reasons_of(found) == {"8/b.png": "word_count"}
 
 
-def test_one_word_has_a_box_without_a_third_axis(root: Path):
-    rows = rows_of(SynthText().rows(write(root, names=["8/a.png"], boxes=[box(5, 4, 25, 14)], texts=["word"])))
-    np.testing.assert_array_equal(rows[0].image.load(), photo()[4:14, 5:25])
-
-
-def test_a_crop_survives_pickling(root: Path):
-    rows = rows_of(SynthText().rows(write(root, names=["8/a.png"], boxes=[TWO], texts=["two words"])))
-    image = pickle.loads(pickle.dumps(rows[1].image))
-    np.testing.assert_array_equal(image.load(), photo()[4:14, 30:50])
-    assert image.stamp() == rows[0].image.stamp()
+def test_crops_of_one_word_and_of_two_survive_pickling(root: Path):
+    boxes, texts = [box(5, 4, 25, 14), TWO, np.empty((0, 0))], ["word", "two words", ""]
+    rows = rows_of(SynthText().rows(write(root, names=["8/a.png", "8/b.png", "8/c.png"], boxes=boxes, texts=texts)))
+    images = pickle.loads(pickle.dumps([row.image for row in rows]))
+    assert [row.text for row in rows] == ["word", "two", "words"]
+    np.testing.assert_array_equal(images[0].load(), photo()[4:14, 5:25])
+    np.testing.assert_array_equal(images[2].load(), photo()[4:14, 30:50])
+    assert images[2].stamp() == rows[2].image.stamp()
 
 
 def test_a_box_that_runs_over_the_edge_is_clipped(root: Path):
@@ -104,28 +101,25 @@ def test_perspective_over_the_edge_repeats_the_edge(root: Path):
         (box(5, 4, 25, 14)[:, ::-1], "perspective", "bad_box"),
     ],
 )
-def test_a_box_nothing_can_be_cropped_from_is_rejected(root: Path, corners: np.ndarray, crop: str, reason: str):
-    write(root, names=["8/a.png"], boxes=[corners], texts=["word"])
-    assert reasons_of(SynthText(crop=crop).rows(root)) == {"8/a.png#0": reason}
+def test_a_box_nothing_can_be_cropped_from_is_refused(corners: np.ndarray, crop: str, reason: str):
+    with pytest.raises(BadImage, match=reason):
+        check_corners(corners.T, how=crop, min_side=3)
 
 
-def test_a_whole_image_with_a_bad_annotation_is_rejected_and_the_next_is_not(root: Path):
-    names = ["../a.png", "8/a.png", "8/b.png"]
-    write(root, names=names, boxes=[TWO, np.ones((3, 3)), TWO], texts=["two words", "word", "two words"])
-    found = list(SynthText().rows(root))
-    assert reasons_of(found) == {"../a.png": "outside_root", "8/a.png": "bad_annotation"}
+def test_an_image_with_a_bad_annotation_is_rejected_and_the_next_is_not(root: Path):
+    names = ["../a.png", "8/a.png", "8/b.png", "8/c.png", "8/d.png", "8/b.png"]
+    boxes = [TWO, np.ones((3, 3)), TWO, cells(TWO, 1.0), box(5, 4, np.nan, 14), TWO]
+    texts = ["two words", "word", "two words", "two words", "word", "two words"]
+    found = list(SynthText().rows(write(root, names=names, boxes=boxes, texts=texts)))
     assert [row.id for row in rows_of(found)] == ["8/b.png#0", "8/b.png#1"]
-
-
-def test_an_image_without_words_gives_no_rows(root: Path):
-    write(root, names=["8/a.png"], boxes=[np.empty((0, 0))], texts=[""])
-    assert list(SynthText().rows(root)) == []
-
-
-def test_an_image_listed_twice_counts_once(root: Path):
-    write(root, names=["8/a.png"] * 2, boxes=[TWO] * 2, texts=["two words"] * 2)
-    found = list(SynthText().rows(root))
-    assert len(rows_of(found)) == 2 and set(reasons_of(found).values()) == {"duplicate_id"}
+    assert reasons_of(found) == {
+        "../a.png": "outside_root",
+        "8/a.png": "bad_annotation",
+        "8/c.png": "bad_annotation",
+        "8/d.png#0": "bad_box",
+        "8/b.png#0": "duplicate_id",
+        "8/b.png#1": "duplicate_id",
+    }
 
 
 def test_a_share_of_the_images_is_held_out_whole(root: Path):
@@ -136,15 +130,14 @@ def test_a_share_of_the_images_is_held_out_whole(root: Path):
 
 def test_lists_of_different_length_are_refused(root: Path):
     write(root, names=["8/a.png", "8/b.png"], boxes=[TWO], texts=["two words"])
-    with pytest.raises(SourceError, match=r"one entry per image, found .*'imnames': 2, 'wordBB': 1"):
+    with pytest.raises(SourceError, match=r"as many entries each, found .*'imnames': 2, 'wordBB': 1"):
         list(SynthText().rows(root))
 
 
 def test_an_image_that_is_none_is_rejected_at_load(root: Path):
-    write(root, names=["8/a.png"], boxes=[TWO], texts=["two words"])
     (root / "8/a.png").write_bytes(b"no image")
     with pytest.raises(BadImage, match="unreadable"):
-        rows_of(SynthText().rows(root))[0].image.load()
+        Crop(str(root / "8/a.png"), ((5, 4), (25, 4), (25, 14), (5, 14)), "box").load()
 
 
 def test_an_unknown_crop_is_refused():

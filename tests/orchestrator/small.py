@@ -66,7 +66,6 @@ class MadeData:
     """Four steps an epoch, each its own batch; a function of the epoch and step alone."""
 
     steps_per_epoch: int = 4
-    samples_per_epoch: int = 24
     seen: list[int] = field(default_factory=list)
 
     @contextmanager
@@ -102,6 +101,7 @@ def a_setting(folder: Path, task: nn.Module, *, watch: Quiet | None = None, **ch
         with torch.no_grad():
             return {"made/loss": float(ctc(held_out, judged(held_out)).value)}
 
+    folder.mkdir(parents=True, exist_ok=True)
     setting = Setting(
         folder=folder, fits={"alphabet": "a"}, seed=1, device=torch.device("cpu"), autocast=nullcontext, evaluate=evaluate,
         forward=task, ranks=Ranks(), watch=watch or Quiet(), checkpoint_every_s=0.0,

@@ -3,12 +3,14 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from datasets.image import ImageFile, ImageSpec
+from datasets.rendered import RenderedWords
 from datasets.row import Reject, Row, SourceError
 from models.text import ALNUM36, Frames
 from orchestrator.ingest import REJECTS, cut, ingest, listed, make_all, make_here, rows_that_fill
@@ -46,6 +48,16 @@ class Listed:
 
     def describe(self, root):
         return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Once(Folder):
+    """The PNGs of a folder, as long as no file ``closed`` lies beside it."""
+
+    def rows(self, root):
+        if (root.parent / "closed").exists():
+            raise SourceError("listed again")
+        return (row for row in super().rows(root) if row.image.path.endswith(".png"))
 
 
 @pytest.fixture
@@ -133,15 +145,82 @@ def test_a_mapped_shard_can_still_be_read_after_it_was_replaced(images, tmp_path
     assert np.array_equal(old.gather(range(60), 32), before)
 
 
-def test_a_damaged_shard_is_made_again(images, tmp_path):
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])])
+def test_a_missing_or_shortened_shard_is_made_again(images, tmp_path, damage):
     folder = make(Folder(), images, tmp_path)
     before = files_of(folder)
-    victim = folder / Manifest.read(folder).shards[1].file
-    victim.write_bytes(before[victim.name][:-8] + b"\0" * 8)
+    damage(folder / Manifest.read(folder).shards[1].file)
     maker = Maker()
     make(Folder(), images, tmp_path, make=maker)
     assert len(maker.rows) == 1
     assert files_of(folder) == before
+
+
+def test_a_shard_with_other_bytes_is_made_again_whenever_rows_are_listed(images, tmp_path):
+    folder = make(Folder(), images, tmp_path)
+    before = files_of(folder)
+    victims = [folder / shard.file for shard in Manifest.read(folder).shards[:2]]
+    for victim in victims:
+        victim.write_bytes(before[victim.name][:-8] + b"\0" * 8)
+    victims[0].unlink()  # what the error of the reader, who compares every byte, asks for
+    maker = Maker()
+    make(Folder(), images, tmp_path, make=maker)
+    assert len(maker.rows) == 2
+    assert files_of(folder) == before
+
+
+def test_an_unchanged_source_is_not_listed_again(images, tmp_path):
+    folder = make(Once(), images, tmp_path)
+    (tmp_path / "closed").touch()
+    assert make(Once(), images, tmp_path) == folder
+
+
+def without_stamp(manifest):
+    manifest.write_text(
+        json.dumps({key: fact for key, fact in json.loads(manifest.read_text()).items() if key != "stamp"})
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images, folder: os.utime(images / "007.png", ns=(1, 1)),
+        lambda images, folder: draw(images / "060.png", seed=60),
+        lambda images, folder: (images / "007.png").unlink(),
+        lambda images, folder: (images / "007.png").rename(images / "0007.png"),
+        lambda images, folder: (images / "deep").mkdir() or (images / "deep/er.txt").touch(),
+        lambda images, folder: (images / "more").symlink_to(folder),
+        lambda images, folder: next(folder.glob("*.arrow")).unlink(),
+        lambda images, folder: (folder / REJECTS).unlink(),
+        lambda images, folder: without_stamp(folder / "manifest.json"),
+    ],
+)
+def test_whatever_may_have_changed_lists_the_source_again(images, tmp_path, change):
+    change(images, make(Once(), images, tmp_path))
+    (tmp_path / "closed").touch()
+    with pytest.raises(SourceError, match="listed again"):
+        make(Once(), images, tmp_path)
+
+
+def test_a_touched_file_that_no_row_shows_re_makes_nothing_and_is_then_known(images, tmp_path):
+    (images / "notes.txt").write_text("no row")
+    before = Manifest.read(make(Once(), images, tmp_path))
+    os.utime(images / "notes.txt", ns=(1, 1))
+    maker = Maker()
+    after = Manifest.read(make(Once(), images, tmp_path, make=maker))
+    assert maker.rows == []
+    assert replace(after, stamp=before.stamp) == before != after
+    (tmp_path / "closed").touch()
+    make(Once(), images, tmp_path)
+
+
+def test_another_list_of_words_is_read_though_its_path_is_the_same(images, tmp_path):
+    source = RenderedWords(count=80, words="system", numbers=0, random=0, common=0)
+    texts = []
+    for words in ("apple orange", "cherry banana"):
+        (images / "words.txt").write_text(words)
+        texts.append(set(Shards.open(make(source, images, tmp_path), verify=True).texts))
+    assert texts[0] <= {"apple", "orange"} and texts[1] <= {"cherry", "banana"}
 
 
 def test_an_interrupted_ingest_goes_on_where_it_stopped(images, tmp_path):

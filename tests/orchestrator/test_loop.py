@@ -11,9 +11,10 @@ from torch.testing import assert_close
 
 from orchestrator import checkpoint
 from orchestrator.journal import lines
-from orchestrator.loop import NonFinite, learning_rate, train_stage, trainee_of, update
+from orchestrator.loop import NonFinite, train_stage
 from orchestrator.plan import Cosine, EarlyStop, Optim, StartFrom, Term
 from orchestrator.ranks import Ranks
+from orchestrator.update import learning_rate, trainee_of, update
 
 
 def fresh(seed: int = 0) -> Columns:
@@ -25,9 +26,7 @@ def one_update(stage, task, batches, ranks=None):
     trainee = trainee_of(stage, task)
     from contextlib import nullcontext
 
-    measured = update(
-        trainee, stage, batches, lr=1e-2, forward=task, autocast=nullcontext, ranks=ranks or Ranks()
-    )
+    measured = update(trainee, stage, batches, lr=1e-2, forward=task, autocast=nullcontext, ranks=ranks or Ranks())
     return trainee, measured
 
 
@@ -186,9 +185,7 @@ def test_the_best_checkpoint_outlives_rotation(tmp_path):
 
 
 def test_a_checkpoint_that_crosses_a_red_line_is_not_best(tmp_path):
-    stage = a_stage(
-        epochs=2, red_lines={"made/loss": 0.5}, start_from=StartFrom(stage="earlier", parts=("cnn", "rnn"))
-    )
+    stage = a_stage(epochs=2, red_lines={"made/loss": 0.5}, start_from=StartFrom(stage="earlier", parts=("cnn", "rnn")))
     _, progress = trained(tmp_path, stage=stage, evaluate=scripted([2.0, 2.6, 1.5]))
     [event] = lines(tmp_path / "metrics.jsonl", "red_line")
     assert event["crossed"]["made/loss"] == pytest.approx(0.6)

@@ -60,7 +60,9 @@ def checkpoints_in(store: Path) -> int:
 def wait_for(condition, process: subprocess.Popen) -> None:
     until = time.monotonic() + LIMIT_S
     while not condition():
-        assert process.poll() is None, f"ended with {process.returncode} before it could be killed: {process.stderr.read()}"
+        assert process.poll() is None, (
+            f"ended with {process.returncode} before it could be killed: {process.stderr.read()}"
+        )
         assert time.monotonic() < until
         time.sleep(0.005)
 

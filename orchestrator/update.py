@@ -1,0 +1,149 @@
+"""One optimiser step, and what it changes. The gradient is that of the mean over all samples of all ranks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.batch import Batch
+from models.mean import Mean
+from orchestrator.plan import Stage
+from orchestrator.progress import Progress
+from orchestrator.ranks import Ranks
+
+
+@dataclass
+class Trainee:
+    """What changes while a stage runs."""
+
+    task: nn.Module
+    averaged: nn.Module | None
+    optimizer: torch.optim.Optimizer
+    names: dict[Tensor, str]
+    progress: Progress
+
+    @property
+    def judged(self) -> nn.Module:
+        """The weights that are validated and handed on: the moving average when there is one."""
+        return self.averaged if self.averaged is not None else self.task
+
+
+def trainee_of(stage: Stage, task: nn.Module) -> Trainee:
+    """``task`` with everything frozen but what ``stage`` trains, and a fresh optimiser for that."""
+    names = {parameter: name for name, parameter in freeze_all_but(task, stage.learn).items()}
+    matrices = [p for p in names if p.ndim > 1]
+    vectors = [p for p in names if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": stage.optim.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=stage.optim.lr, betas=tuple(stage.optim.betas), fused=True
+    )
+    averaged = copy.deepcopy(task).requires_grad_(False) if stage.ema else None
+    return Trainee(task, averaged, optimizer, names, Progress())
+
+
+def freeze_all_but(task: nn.Module, parts: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Put ``parts`` in training mode and all else in eval mode without gradient; what learns, by name."""
+    task.requires_grad_(False).eval()
+    for part in parts:
+        task.get_submodule(part).requires_grad_(True).train()
+    return {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
+
+
+def learning_rate(stage: Stage, step: int, steps: int) -> float:
+    """The learning rate of update ``step`` of ``steps``: the plan's, scaled by its schedule."""
+    return stage.optim.lr * stage.schedule.factor(step, steps)
+
+
+def update(
+    trainee: Trainee, stage: Stage, batches: Sequence[Batch], *, lr: float, forward: Callable[[Batch], Any],
+    autocast: Callable[[], AbstractContextManager[Any]], ranks: Ranks, stop_asked: bool = False,
+) -> Tensor:  # fmt: skip
+    """One optimiser step on this rank's micro-batches; what it measured stays on the device.
+
+    The gradient is that of the mean over all samples of all ranks and micro-batches. A loss or gradient that is not
+    finite on any rank leaves weights, moments and buffers of all ranks as they were.
+
+    Returns:
+        ``(2 * terms + 3,)`` float64: totals, counts, ranks that were asked to stop, gradient norm, 1.0 if skipped.
+    """
+    for group in trainee.optimizer.param_groups:
+        group["lr"] = lr
+    buffers = [buffer for buffer in trainee.task.buffers() if buffer.is_floating_point()]
+    before = [buffer.clone() for buffer in buffers]
+    learning = list(trainee.names)
+    if len(batches) == 1:
+        means = _measure(stage, batches[0], forward, autocast)
+        sums = ranks.sum(_sums([means], stop_asked))
+        _weighted(stage, means, sums[len(means) : 2 * len(means)]).backward()
+    else:
+        sums = _accumulate(stage, batches, forward, autocast, ranks, stop_asked, learning)
+    ranks.sum_gradients(learning)
+    norm = nn.utils.clip_grad_norm_(learning, stage.optim.clip_norm)
+    bad = (~(torch.isfinite(norm) & torch.isfinite(sums).all())).float()
+    trainee.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused kernel skips the update where it is 1
+    trainee.optimizer.step()
+    trainee.optimizer.zero_grad()
+    for buffer, old in zip(buffers, before, strict=True):
+        buffer.copy_(torch.where(bad.bool(), old, buffer))
+    if trainee.averaged is not None:
+        _follow(trainee.averaged, trainee.task, stage.ema)
+    return torch.cat([sums, norm.double()[None], bad.double()[None]])
+
+
+def _measure(stage: Stage, batch: Batch, forward: Callable[[Batch], Any], autocast: Callable[[], Any]) -> list[Mean]:
+    with autocast():
+        outputs = forward(batch)
+    return [term.loss(batch, outputs) for term in stage.terms.values()]  # type: ignore[misc]
+
+
+def _sums(means: Sequence[Sequence[Mean]], stop_asked: bool) -> Tensor:
+    """``(2 * terms + 1,)`` float64 totals and counts over micro-batches, and whether a stop was asked for."""
+    totals = torch.stack([torch.stack([mean.total.detach().double() for mean in each]) for each in means]).sum(0)
+    counts = torch.stack([torch.stack([mean.count.double() for mean in each]) for each in means]).sum(0)
+    return torch.cat([totals, counts, totals.new_tensor([float(stop_asked)])])
+
+
+def _weighted(stage: Stage, means: Sequence[Mean], counts: Tensor) -> Tensor:
+    """``()`` objective whose gradient, summed over ranks, is that of the mean over all of them."""
+    shares = [
+        term.weight * mean.total / count.clamp(min=1).to(mean.total.dtype)
+        for term, mean, count in zip(stage.terms.values(), means, counts, strict=True)
+    ]
+    return torch.stack(shares).sum()
+
+
+def _accumulate(
+    stage: Stage, batches: Sequence[Batch], forward: Callable[[Batch], Any], autocast: Callable[[], Any],
+    ranks: Ranks, stop_asked: bool, learning: Sequence[Tensor],
+) -> Tensor:  # fmt: skip
+    """Several micro-batches of one term: the count is known only at the end, so the gradient is divided then."""
+    if len(stage.terms) > 1:
+        raise ValueError(
+            f"stage {stage.name!r}: optim.accumulate is {stage.optim.accumulate} and it has {len(stage.terms)} terms; "
+            "their denominators differ, so accumulating would not give their means. Set accumulate to 1."
+        )
+    measured = []
+    for batch in batches:
+        means = _measure(stage, batch, forward, autocast)
+        _weighted(stage, means, means[0].count.new_ones(1)).backward()
+        measured.append([Mean(mean.total.detach(), mean.count) for mean in means])
+    sums = ranks.sum(_sums(measured, stop_asked))
+    for parameter in learning:
+        if parameter.grad is not None:
+            parameter.grad.div_(sums[1].clamp(min=1).to(parameter.grad.dtype))
+    return sums
+
+
+@torch.no_grad()
+def _follow(averaged: nn.Module, task: nn.Module, decay: float) -> None:
+    """Move the averaged parameters a little towards the present ones; buffers are taken as they are."""
+    for mean, now in zip(averaged.parameters(), task.parameters(), strict=True):
+        mean.lerp_(now, 1 - decay)
+    for mean, now in zip(averaged.buffers(), task.buffers(), strict=True):
+        mean.copy_(now)

@@ -1,0 +1,116 @@
+"""Two workers that train together are one worker: the same samples in the same steps, the same result."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from small import Quiet, small_recipe
+from torch import distributed
+from torch.testing import assert_close
+
+from orchestrator import checkpoint
+from orchestrator.execution import Execution
+from orchestrator.ingest import ingest, make_here
+from orchestrator.journal import lines
+from orchestrator.pipeline import Machine, train_recipe
+from orchestrator.plan import Recipe
+from orchestrator.ranks import Ranks
+from orchestrator.store import Store
+
+SETTINGS = {
+    "stages.pretrain.optim.clip_norm": 1.0,
+    "stages.pretrain.optim.lr": 1e-4,  # Adam turns rounding into steps where a gradient is nearly zero
+    "stages.finetune.augment.noise": 0.05,
+}
+
+
+def recipe() -> Recipe:
+    return small_recipe(**SETTINGS)
+
+
+def shards_in(store: Path) -> dict[str, Path]:
+    plan = recipe()
+    return {
+        name: ingest(
+            source, None, name=name, image=plan.image, alphabet=plan.alphabet, frames=plan.task.frames, store=store,
+            make=make_here,
+        )
+        for name, source in plan.sources.items()
+    }  # fmt: skip
+
+
+def train(rank: int, ranks: int, root: Path, shards: dict[str, Path]) -> None:
+    torch.set_num_threads(1)
+    if ranks > 1:
+        distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=ranks)
+    machine = Machine.of(Execution(device="cpu"), Ranks.of_process_group())
+    assert train_recipe(recipe(), Store(root), shards, Execution(device="cpu"), machine=machine, watch=Quiet())
+    if ranks > 1:
+        distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> tuple[Path, Path]:
+    """The stores of one worker and of two that trained the same plan on the same shards."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    shards = shards_in(one)
+    mp.spawn(train, args=(1, one, shards), nprocs=1)
+    mp.spawn(train, args=(2, two, shards), nprocs=2)
+    return one, two
+
+
+def stage_folders(root: Path) -> dict[str, Path]:
+    return {path.name.rpartition("-")[0]: path for path in root.glob("runs/small/*")}
+
+
+def test_the_number_of_workers_is_no_part_of_a_stages_identity(both):
+    one, two = map(stage_folders, both)
+    assert {name: path.name for name, path in one.items()} == {name: path.name for name, path in two.items()}
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune_frozen", "finetune"])
+def test_two_workers_take_the_steps_of_one(both, stage):
+    one, two = (lines(stage_folders(root)[stage] / "metrics.jsonl") for root in both)
+    assert [(row["kind"], row["step"]) for row in one] == [(row["kind"], row["step"]) for row in two]
+    for alone, together in zip(one, two, strict=True):
+        if alone["kind"] == "step":
+            assert together["loss/ctc"] == pytest.approx(alone["loss/ctc"], rel=2e-3)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune_frozen", "finetune"])
+def test_two_workers_validate_every_word_once(both, stage):
+    one, two = (lines(stage_folders(root)[stage] / "metrics.jsonl", "validation") for root in both)
+    for alone, together in zip(one, two, strict=True):
+        assert together["rendered/n"] == alone["rendered/n"] == 24
+        assert together["rendered/loss"] == pytest.approx(alone["rendered/loss"], rel=2e-3)
+
+
+def test_two_workers_end_with_the_weights_of_one(both):
+    ends = []
+    for root in both:
+        folder = stage_folders(root)["pretrain"]
+        last = json.loads((folder / "record.json").read_text())["last"]
+        ends.append(checkpoint.read(folder / last).tensors)
+    for file in ("weights.cnn", "weights.rnn"):
+        for name, value in ends[0][file].items():
+            assert_close(ends[1][file][name], value, rtol=1e-2, atol=2e-4, msg=f"{file} {name}")
+
+
+@pytest.mark.ray
+def test_two_ray_workers_train_to_a_record(both, tmp_path, ray_of_two_cpus):
+    from orchestrator.worker import new_live_folder, train_on_ray
+
+    store = Store(tmp_path)
+    execution = Execution(workers=2, threads=1, device="cpu")
+    live = new_live_folder(store)
+    assert train_on_ray(recipe(), store, shards_in(both[0]), execution, live=live, only=["pretrain"])
+    [folder] = tmp_path.glob("runs/small/pretrain-*")
+    one = lines(stage_folders(both[0])["pretrain"] / "metrics.jsonl", "epoch")
+    two = lines(folder / "metrics.jsonl", "epoch")
+    assert [row["loss/ctc"] for row in two] == pytest.approx([row["loss/ctc"] for row in one], rel=2e-3)
+    assert os.path.exists(folder / "record.json")
