@@ -8,6 +8,7 @@ import string
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Literal
 
 
@@ -74,7 +75,7 @@ class Alphabet:
 
 def frames_needed(classes: Sequence[int]) -> int:
     """Frames CTC needs to spell a label: one a symbol, one more between equal neighbours."""
-    return len(classes) + sum(a == b for a, b in zip(classes, classes[1:], strict=False))
+    return len(classes) + sum(a == b for a, b in pairwise(classes))
 
 
 @dataclass(frozen=True, kw_only=True)

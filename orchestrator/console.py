@@ -112,7 +112,8 @@ def _bar_text(status: Mapping[str, Any]) -> str:
     loss = sum(value for value in status["loss"].values() if value is not None)
     rate = f" {status['samples_per_s']:.0f}/s" if status["samples_per_s"] else ""
     best = "".join(f" {name} {value:.3f}" for name, value in list(_headline(status["validation"]).items())[:1])
-    return f"{status['stage']} epoch {min(status['epoch'] + 1, status['epochs'])}/{status['epochs']} loss {loss:.4f}{best}{rate}"
+    epoch = f"epoch {min(status['epoch'] + 1, status['epochs'])}/{status['epochs']}"
+    return f"{status['stage']} {epoch} loss {loss:.4f}{best}{rate}"
 
 
 def _headline(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The one evaluation loop: every sample once, whatever the number of ranks, and sums instead of averages of averages."""
+"""The one evaluation loop: every sample once at any number of ranks, and sums, not averages of averages."""
 
 from __future__ import annotations
 
@@ -47,19 +47,10 @@ def evaluate(
     return metrics
 
 
-def readings(
-    task: nn.Module, samples: Samples, alphabet: Alphabet, *,
-    device: torch.device, autocast: Callable[[], AbstractContextManager[Any]], ranks: Ranks = Ranks(),
-) -> Iterator[Reading]:  # fmt: skip
-    """This rank's share of the samples, read greedily, widest last."""
-    for batch, out in outputs(task, samples, device=device, autocast=autocast, ranks=ranks):
-        yield from read_of(batch, out, alphabet)
-
-
 @torch.inference_mode()
 def outputs(
     task: nn.Module, samples: Samples, *,
-    device: torch.device, autocast: Callable[[], AbstractContextManager[Any]], ranks: Ranks = Ranks(),
+    device: torch.device, autocast: Callable[[], AbstractContextManager[Any]], ranks: Ranks,
 ) -> Iterator[tuple[Batch, Read]]:  # fmt: skip
     """This rank's batches and what the task, in eval mode, makes of them; logits in float32."""
     task.eval()

@@ -14,7 +14,7 @@ TELL_EVERY_S = 0.25
 
 @dataclass
 class LiveFolder:
-    """``events.jsonl`` (one line a stage or epoch), ``status.json`` (now), ``stop`` (please), ``outcome.json`` (at the end).
+    """``events.jsonl`` (a line for each epoch), ``status.json`` (now), ``stop`` (please), ``outcome.json`` (the end).
 
     Implements :class:`orchestrator.loop.Watch`.
 

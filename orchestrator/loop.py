@@ -194,10 +194,10 @@ class _Session:
         self.pending.clear()
         if progress.skipped > self.stage.nonfinite_limit:
             raise NonFinite(
-                f"stage {self.stage.name!r}, step {progress.step - 1}: {progress.skipped} updates had a loss or gradient "
-                f"that was not finite, more than nonfinite_limit {self.stage.nonfinite_limit}; steps, terms and samples "
-                f"are in {self.setting.folder / 'metrics.jsonl'} (kind: nonfinite). Lower optim.lr, or look at those "
-                "samples."
+                f"stage {self.stage.name!r}, step {progress.step - 1}: {progress.skipped} updates had a loss or "
+                f"gradient that was not finite, more than nonfinite_limit {self.stage.nonfinite_limit}; steps, terms "
+                f"and samples are in {self.setting.folder / 'metrics.jsonl'} (kind: nonfinite). Lower optim.lr, or "
+                "look at those samples."
             )
         return any(row[2 * len(names)] > 0 for row in rows)
 
@@ -276,8 +276,9 @@ class _Session:
         progress = self.trainee.progress
         self.setting.watch.tell(
             {"stage": self.stage.name, "epoch": progress.epoch, "epochs": self.stage.epochs, "step": progress.step,
-             "steps": self.steps, "lr": self._lr(max(progress.step - 1, 0)), "loss": loss, "samples_per_s": samples_per_s,
-             "validation": progress.latest, "ended": ended, "skipped": progress.skipped, "finished": progress.finished}
+             "steps": self.steps, "lr": self._lr(max(progress.step - 1, 0)), "loss": loss,
+             "samples_per_s": samples_per_s, "validation": progress.latest,
+             "ended": ended, "skipped": progress.skipped, "finished": progress.finished}
         )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Which samples make up step ``k`` of an epoch: a pure function, so resuming needs no iterator state.
 
-The list of an epoch depends on (seed, stage, epoch) and the data alone: not on ranks, shards, threads or what ran before.
+An epoch's list depends on (seed, stage, epoch) and the data alone: not on ranks, shards, threads or what ran before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Step:
 
 
 def stream(*, size: int, start: int, count: int, seed: tuple[int, ...]) -> np.ndarray:
-    """``(count,)`` positions ``start ..`` of an endless walk through ``size`` samples, each pass a fresh permutation."""
+    """``(count,)`` samples from place ``start`` of an endless walk through ``size``, each pass a fresh permutation."""
     positions = np.arange(start, start + count)
     passes, places = np.divmod(positions, size)
     orders = [np.random.default_rng((*seed, int(each))).permutation(size) for each in np.unique(passes)]

@@ -1,4 +1,4 @@
-"""Walk a recipe: skip what is recorded, train what is not, check the gate, record. The same code with and without Ray."""
+"""Walk a recipe: skip what is recorded, train what is not, check the gate, record. With Ray and without."""
 
 from __future__ import annotations
 
@@ -208,10 +208,9 @@ class _StageRun:
                    "rejects": dict(each.manifest.rejects)}
             for name, each in self.shards.items() if name in self.stage.sources
         }  # fmt: skip
-        execution = asdict(self.execution) | {
-            "device_used": torch.cuda.get_device_name() if self.machine.device.type == "cuda" else platform.processor() or "cpu",
-            "precision_used": self.machine.precision,
-        }  # fmt: skip
+        on_gpu = self.machine.device.type == "cuda"
+        used = torch.cuda.get_device_name() if on_gpu else platform.machine()
+        execution = asdict(self.execution) | {"device_used": used, "precision_used": self.machine.precision}
         return Record(
             recipe=self.recipe.name, stage=self.stage.name, fingerprint=folder.name.rpartition("-")[2],
             checkpoint=result["checkpoint"], best=best, last=name_of(progress.step), metrics=result["metrics"],

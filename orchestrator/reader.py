@@ -16,12 +16,13 @@ from datasets.row import BadImage
 from models.batch import Batch, Read
 from models.decoding import lexicon_log_likelihoods, prefix_beam
 from models.metrics.text import protocols_of, text_scores
-from models.text import Alphabet, LabelError
+from models.text import Alphabet, Frames, LabelError
 from orchestrator.batches import Samples
 from orchestrator.evaluate import Reading, outputs, read_of
 from orchestrator.override import from_plain
 from orchestrator.pipeline import Machine, fits_of
 from orchestrator.plan import Recipe
+from orchestrator.ranks import Ranks
 from orchestrator.store import Store, StoreError
 from orchestrator.weights import load_judged
 
@@ -40,6 +41,10 @@ class Reader:
     @property
     def alphabet(self) -> Alphabet:
         return self.recipe.alphabet  # type: ignore[return-value]
+
+    @property
+    def frames(self) -> Frames:
+        return self.recipe.task.frames  # type: ignore[return-value]
 
 
 def open_reader(place: Path, machine: Machine) -> Reader:
@@ -94,7 +99,9 @@ def score(reader: Reader, samples: Samples, *, lexicons: bool, beam: int) -> dic
     texts: dict[str, list[str]] = {"": [], "beam_": []}
     truths: list[str] = []
     right = {name: [0, 0] for name in LEXICONS}
-    for batch, out in outputs(reader.task, samples, device=reader.machine.device, autocast=reader.machine.autocast):
+    for batch, out in outputs(
+        reader.task, samples, device=reader.machine.device, autocast=reader.machine.autocast, ranks=Ranks()
+    ):
         truths += [samples.text(sample) for sample in batch.ids]
         texts[""] += [reading.text for reading in read_of(batch, out, alphabet)]
         if beam:

@@ -11,16 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import orchestrator.recipes
+from orchestrator import commands
 from orchestrator.execution import Execution
 from orchestrator.identity import fingerprint, plain
 from orchestrator.override import from_plain, override
 from orchestrator.plan import PlanError, Recipe, Stage
+from orchestrator.store import Store
 
-DONE, FAILED, MISTAKE = 0, 1, 2
 STORE = "plumbline-store"
 LATER = ("report", "check", "export")
 
@@ -48,23 +49,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. Mistakes and failures end in one clear message, not a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(words or ["demo"])
-    from datasets.row import SourceError
-    from orchestrator.console import say
-
     try:
         return options.command(options)
-    except (PlanError, SourceError) as error:
-        say(f"mistake: {error}")
-        return MISTAKE
     except KeyboardInterrupt:
-        say("stopped")
+        print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return commands.DONE
     except Exception as error:
-        known = _known_failure(error)
-        if known is None:
-            raise
-        say(f"failed: {known}")
-        return MISTAKE if isinstance(known, PlanError | SourceError) else FAILED
+        return _told(error)
+
+
+def _told(error: Exception) -> int:
+    """Say in one line what a person can mend, and the exit code for it; anything else is raised again."""
+    from datasets.row import SourceError
+    from orchestrator.commands import known_failure
+
+    known = known_failure(error)
+    if known is None:
+        raise error
+    mistake = isinstance(known, PlanError | SourceError)
+    print(f"{'mistake' if mistake else 'failed'}: {known}", file=sys.stderr)
+    return commands.MISTAKE if mistake else commands.FAILED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -124,175 +131,74 @@ def train_command(options: argparse.Namespace) -> int:
     recipe = resolved(options)
     only = [] if options.stage == "all" else [recipe.stage(options.stage).name]
     stages = [stage for stage in recipe.stages if not only or stage.name in only]
-    return train(recipe, options, only=only, sources=_sources_of(recipe, stages))
-
-
-def train(recipe: Recipe, options: argparse.Namespace, *, only: Sequence[str], sources: Sequence[str]) -> int:
-    """Ingest what is not, then train; shows how it goes and what to say to go on after a stop."""
-    from orchestrator.console import say, watch
-    from orchestrator.live import LiveFolder
-    from orchestrator.store import Store
-    from orchestrator.worker import new_live_folder, train_here, train_on_ray
-
-    store = Store(options.store.resolve())
-    store.ready()
-    shards = ingested(recipe, sources, store, _roots(options, recipe))
-    live = LiveFolder(new_live_folder(store))
-    execution = execution_of(options)
-    launch = train_on_ray if execution.workers else train_here
-    received = stop_on_signals(live)
-    done = watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only))
-    if not done:
-        say("Stopped; a checkpoint is saved. This goes on from there:")
-        say(f"  python -m orchestrator.run {' '.join(map(_quoted, sys.argv[1:]))}".rstrip())
-        return 128 + (received[0] if received else signal.SIGINT)
-    return DONE
-
-
-def stop_on_signals(live: Any) -> list[int]:
-    """The first SIGINT or SIGTERM asks for a stop after the current step; the next one ends the process."""
-    received: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        live.ask_to_stop()
-        signal.signal(number, signal.SIG_DFL)
-        sys.stderr.write("\nstopping after this step; saving a checkpoint (again to end at once)\n")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    return received
-
-
-def ingested(recipe: Recipe, sources: Sequence[str], store: Any, roots: Mapping[str, Path]) -> dict[str, Path]:
-    """Source -> folder of its shards, made where they are not there or not up to date."""
-    from orchestrator.console import counting, say
-    from orchestrator.ingest import ingest
-    from orchestrator.manifest import Manifest, summary
-
-    folders = {}
-    for name in sources:
-        with counting(f"ingest {name}") as progress:
-            folders[name] = ingest(
-                recipe.sources[name], roots.get(name), name=name, image=recipe.image, alphabet=recipe.alphabet,
-                frames=recipe.task.frames, store=store.root, progress=progress,
-            )  # type: ignore[arg-type]  # fmt: skip
-        say(summary(Manifest.read(folders[name])))
-    return folders
+    return commands.train(
+        recipe, _store(options), _execution(options),
+        roots=_roots(options, recipe), sources=_sources_of(recipe, stages), only=only,
+    )  # fmt: skip
 
 
 def ingest_command(options: argparse.Namespace) -> int:
-    from orchestrator.store import Store
-
     recipe = resolved(options)
-    sources = options.source or list(recipe.sources)
-    for name in sources:
-        _known(name, recipe)
-    store = Store(options.store.resolve())
-    store.ready()
-    for name, folder in ingested(recipe, sources, store, _roots(options, recipe)).items():
+    sources = [_known(name, recipe) for name in options.source] or list(recipe.sources)
+    folders = commands.ingested(recipe, _store(options), roots=_roots(options, recipe), sources=sources)
+    for name, folder in folders.items():
         print(f"{name}\t{folder}")
-    return DONE
+    return commands.DONE
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
-    from orchestrator.batches import samples_of
-    from orchestrator.files import write_json
-    from orchestrator.pipeline import Machine
-    from orchestrator.ranks import Ranks
-    from orchestrator.reader import open_reader, score
-    from orchestrator.shards import Shards
-    from orchestrator.store import Store
-
-    recipe = resolved(options)
-    store = Store(options.store.resolve())
+    recipe, store = resolved(options), _store(options)
     names = [_known(name, recipe) for name in options.on] or list(recipe.sources)
-    needed = _sources_of(recipe, recipe.stages)
-    shards = ingested(recipe, list(dict.fromkeys([*needed, *names])), store, _roots(options, recipe))
-    opened = {name: Shards.open(folder, verify=False) for name, folder in shards.items()}
-    folder = _recorded(recipe, options.stage, store, {name: each.manifest.content for name, each in opened.items()})
-    reader = open_reader(folder, Machine.of(execution_of(options), Ranks()))
-    for name in names:
-        samples = samples_of(opened, {name: options.split}, reader.alphabet, recipe.task.frames)  # type: ignore[arg-type]
-        metrics = score(reader, samples, lexicons=options.lexicons, beam=options.beam)
-        write_json(folder / f"evaluation-{name}-{options.split}.json", metrics)
-        _print_scores(folder.name, name, options.split, metrics, as_json=options.json)
-    return DONE
+    needed = list(dict.fromkeys([*_sources_of(recipe, recipe.stages), *names]))
+    shards = commands.ingested(recipe, store, roots=_roots(options, recipe), sources=needed)
+    return commands.evaluate(
+        recipe, store, _execution(options), shards=shards, stage=options.stage, sources=names, split=options.split,
+        lexicons=options.lexicons, beam=options.beam, as_json=options.json,
+    )  # fmt: skip
 
 
 def predict_command(options: argparse.Namespace) -> int:
-    from orchestrator.pipeline import Machine
-    from orchestrator.ranks import Ranks
-    from orchestrator.reader import open_reader, read_images
-
-    reader = open_reader(options.place or _newest(options.store), Machine.of(execution_of(options), Ranks()))
-    failed = False
-    for path, reading in read_images(reader, options.images):
-        if isinstance(reading, Exception):
-            failed = True
-            print(f"{path}: {reading}", file=sys.stderr)
-        elif options.json:
-            print(json.dumps({"image": str(path), "text": reading.text, "confidence": round(reading.confidence, 6)}))
-        else:
-            print(f"{path}\t{reading.text}\t{reading.confidence:.3f}")
-    return FAILED if failed else DONE
+    place = options.place or commands.newest(_store(options))
+    return commands.predict(options.images, place, _execution(options), as_json=options.json)
 
 
 def show_command(options: argparse.Namespace) -> int:
     recipe = resolved(options)
     if options.json:
         print(json.dumps(plain(recipe), indent=2, ensure_ascii=False))
-        return DONE
+        return commands.DONE
     print(f"recipe {recipe.name}, alphabet {recipe.alphabet.sha256[:12]}, ImageSpec {recipe.image.sha256[:12]}")
     print("fingerprints are of the plan alone; with the data's own hashes a run's folders have others")
     for number, stage in enumerate(recipe.stages):
         start = f" from {stage.start_from.stage}" if stage.start_from else ""
         print(f"  {number} {stage.name} {fingerprint(recipe, stage, {})}{start}")
     print(json.dumps(plain(recipe), indent=2, ensure_ascii=False))
-    return DONE
+    return commands.DONE
 
 
 def runs_command(options: argparse.Namespace) -> int:
-    from orchestrator.store import Store
-
-    found = False
-    for folder, record in Store(options.store.resolve()).stages(options.recipe):
-        found = True
-        if record is None:
-            begun = any((folder / "checkpoints").glob("step-*"))
-            print(f"{folder.parent.name}/{folder.name}\t{'interrupted, resumable' if begun else 'begun'}")
-            continue
-        best = ", ".join(
-            f"{metric} {found['value']:.4f} at step {found['step']}" for metric, found in record.best.items()
-        )
-        lineage = f" from {record.parent}" if record.parent else ""
-        print(f"{record.recipe}/{folder.name}\tdone ({record.finished}){lineage}\t{best}")
-    if not found:
-        print(f"nothing in {options.store}")
-    return DONE
+    return commands.runs(_store(options), options.recipe)
 
 
 def demo_command(options: argparse.Namespace) -> int:
-    """The demo: train its recipe, then read some held-out pictures with what was trained."""
-    from orchestrator.console import say
-    from orchestrator.store import Store
-
-    recipe = recipe_named("demo").recipe()
-    options.data = []
-    code = train(recipe, options, only=[], sources=_sources_of(recipe, recipe.stages))
-    if code != DONE:
+    """Train the demo's recipe, and say how well its last stage reads."""
+    recipe, store = recipe_named("demo").recipe(), _store(options)
+    sources = _sources_of(recipe, recipe.stages)
+    code = commands.train(recipe, store, _execution(options), roots={}, sources=sources)
+    if code != commands.DONE:
         return code
-    *_, (folder, record) = ((f, r) for f, r in Store(options.store.resolve()).stages(recipe.name) if r)
+    folder = commands.newest(store)
+    record = store.read(folder)
     assert record is not None
-    primary = recipe.stages[-1].best[0].metric
-    words = int(record.metrics[f"{primary.split('/')[0]}/n"])
-    say(f"{primary} of the last stage: {record.metrics[primary]:.4f} on {words} held-out rendered words")
-    say(f"All of it is in {folder}. Next: python -m orchestrator.run show words, and README.md.")
-    return DONE
+    metric = recipe.stages[-1].best[0].metric
+    words = record.metrics[f"{metric.split('/')[0]}/n"]
+    print(f"{metric} of the last stage: {record.metrics[metric]:.4f} on {words:.0f} held-out rendered words")
+    print(f"All of it is in {folder}. Next: python -m orchestrator.run show words, and README.md.")
+    return commands.DONE
 
 
 def later_command(options: argparse.Namespace) -> int:
-    raise PlanError(f"this command comes with the next release; there are {', '.join(LATER)} to come")
+    raise PlanError(f"this command comes with the next release, as do {', '.join(LATER)}")
 
 
 def recipe_named(name: str) -> ModuleType:
@@ -303,7 +209,7 @@ def recipe_named(name: str) -> ModuleType:
 
 
 def resolved(options: argparse.Namespace) -> Recipe:
-    """The plan that the options describe: a recipe or ``--plan``, then preset, override file and ``--set``, in order."""
+    """The plan that the options describe: a recipe or ``--plan``, then presets, override file and ``--set``."""
     if options.plan:
         recipe = from_plain(_read_json(options.plan))
         if recipe.name != options.recipe:
@@ -323,9 +229,13 @@ def resolved(options: argparse.Namespace) -> Recipe:
     return override(recipe, dict(_pair(each, "--set") for each in options.set))
 
 
-def execution_of(options: argparse.Namespace) -> Execution:
+def _execution(options: argparse.Namespace) -> Execution:
     given = vars(options)
     return Execution(**{name: given[name] for name in Execution.__dataclass_fields__ if name in given})
+
+
+def _store(options: argparse.Namespace) -> Store:
+    return Store(options.store.expanduser().resolve())
 
 
 def _plan_options(command: argparse.ArgumentParser) -> None:
@@ -385,39 +295,6 @@ def _known(name: str, recipe: Recipe) -> str:
     return name
 
 
-def _recorded(recipe: Recipe, wanted: str, store: Any, contents: Mapping[str, str]) -> Path:
-    """The folder of the wanted stage, or of the last one, that has a record of exactly this plan and data."""
-    stages = [recipe.stage(wanted)] if wanted else list(reversed(recipe.stages))
-    for stage in stages:
-        folder = store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents))
-        if store.read(folder):
-            return folder
-    raise PlanError(
-        f"no record of {' or '.join(stage.name for stage in stages)} for this plan and data in {store.root}; "
-        "train it first with the same --preset, --set and --data, or see `runs`"
-    )
-
-
-def _newest(root: Path) -> Path:
-    from orchestrator.store import Store
-
-    recorded = [folder for folder, record in Store(root.resolve()).stages() if record]
-    if not recorded:
-        raise PlanError(f"{root} holds no finished stage; train one, or name a checkpoint with --from")
-    return max(recorded, key=lambda folder: (folder / "record.json").stat().st_mtime)
-
-
-def _print_scores(stage: str, source: str, split: str, metrics: Mapping[str, float], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"stage": stage, "source": source, "split": split, **metrics}))
-        return
-    print(f"{stage} on {source}/{split}, N = {metrics['n']:.0f}")
-    for name, value in metrics.items():
-        words = metrics.get(f"{name}_n", metrics.get(f"{name.removesuffix('_accuracy_36')}_n", metrics["n"]))
-        if not name.endswith(("_n", "_skipped")) and name != "n":
-            print(f"  {name:24s} {value:8.4f}   over {words:.0f} words")
-
-
 def _pair(text: str, option: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
@@ -442,32 +319,6 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(data, dict):
         raise PlanError(f"{path}: expected settings by name, got {type(data).__name__}")
     return data
-
-
-def _known_failure(error: BaseException) -> BaseException | None:
-    """The error a person can act on, also where Ray wrapped it; None for a fault of the program itself."""
-    from orchestrator.checkpoint import CheckpointError
-    from orchestrator.loop import NonFinite
-    from orchestrator.manifest import ShardError
-    from orchestrator.pipeline import GateNotMet
-    from orchestrator.preflight import PreflightError
-    from orchestrator.prepare import IngestError
-    from orchestrator.store import StoreError
-
-    known = (GateNotMet, PreflightError, StoreError, CheckpointError, ShardError, IngestError, NonFinite, PlanError)
-    if isinstance(error, known):
-        return error
-    for inner in getattr(error, "worker_failures", {}).values():
-        cause = getattr(inner, "cause", inner)
-        if isinstance(cause, known):
-            return cause
-    return None
-
-
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
 
 
 if __name__ == "__main__":

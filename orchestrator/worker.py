@@ -50,7 +50,8 @@ def train_on_ray(
         train_in_worker,
         train_loop_config=job,
         scaling_config=ScalingConfig(
-            num_workers=execution.workers, use_gpu=gpu, resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})}
+            num_workers=execution.workers, use_gpu=gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
         ),
         run_config=RunConfig(
             name=f"{recipe.name}-{live.name}", storage_path=str(store.root / "live" / "ray"),

@@ -103,7 +103,8 @@ def a_setting(folder: Path, task: nn.Module, *, watch: Quiet | None = None, **ch
 
     folder.mkdir(parents=True, exist_ok=True)
     setting = Setting(
-        folder=folder, fits={"alphabet": "a"}, seed=1, device=torch.device("cpu"), autocast=nullcontext, evaluate=evaluate,
+        folder=folder, fits={"alphabet": "a"}, seed=1, device=torch.device("cpu"), autocast=nullcontext,
+        evaluate=evaluate,
         forward=task, ranks=Ranks(), watch=watch or Quiet(), checkpoint_every_s=0.0,
     )  # fmt: skip
     return replace(setting, **changes)
@@ -129,7 +130,8 @@ def small_recipe(**changes: Any) -> Recipe:
     )
     settings = {
         "task.recognizer.width": 0.0625, "task.recognizer.hidden": 8, "image.max_width": 96,
-        "stages.pretrain.epochs": 2, "stages.pretrain.batch_size": 16, "stages.pretrain.gate": {"rendered/word_accuracy_36": 0.0},
+        "stages.pretrain.epochs": 2, "stages.pretrain.batch_size": 16,
+        "stages.pretrain.gate": {"rendered/word_accuracy_36": 0.0},
         "stages.finetune_frozen.epochs": 1, "stages.finetune_frozen.batch_size": 16,
         "stages.finetune.epochs": 2, "stages.finetune.batch_size": 16, "stages.finetune.ema": 0.9,
     }  # fmt: skip

@@ -67,12 +67,12 @@ def test_every_stage_leaves_a_record_with_plan_data_and_lineage(done):
 
 
 def test_a_finished_recipe_trains_nothing_again(done, shards):
-    before = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}
+    records = sorted(done.rglob("record.json"))
+    before = [path.stat().st_mtime_ns for path in records]
     watch = Quiet()
     assert run(small_recipe(), done, shards, watch=watch)
-    assert all(told.get("skipped_stage") for told in watch.told) and len(watch.told) == 3
-    assert {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()} | before == before | {
-        done / ".writable": 0} or before == {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.is_file()}  # fmt: skip
+    assert [told["skipped_stage"] for told in watch.told] == [True] * 3
+    assert [path.stat().st_mtime_ns for path in records] == before
 
 
 def test_a_changed_late_stage_keeps_the_early_ones(done, shards):
@@ -152,7 +152,7 @@ def test_shards_of_another_image_spec_are_refused(shards, tmp_path):
 def test_a_checkpoint_of_another_alphabet_is_refused(done):
     folder = folder_of(done, "pretrain")
     best = folder / json.loads((folder / "record.json").read_text())["checkpoint"]
-    with pytest.raises(checkpoint.CheckpointError, match="its alphabet is .* models.remap"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"its alphabet is .* models\.remap"):
         checkpoint.refuse_unfit(checkpoint.read(best).fits, {"alphabet": ALNUM36.sha256}, best)
 
 

@@ -1,0 +1,191 @@
+"""What each command does, given a resolved recipe. Imports of Torch and Ray wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from orchestrator.execution import Execution
+from orchestrator.identity import fingerprint
+from orchestrator.plan import PlanError, Recipe
+from orchestrator.store import Store
+
+if TYPE_CHECKING:
+    from orchestrator.live import LiveFolder
+
+DONE, FAILED, MISTAKE = 0, 1, 2
+
+
+def train(
+    recipe: Recipe, store: Store, execution: Execution, *,
+    roots: Mapping[str, Path], sources: Sequence[str], only: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """Ingest what is not, then train; shows how it goes, and after a stop what to say to go on."""
+    from orchestrator.console import say, watch
+    from orchestrator.live import LiveFolder
+    from orchestrator.worker import new_live_folder, train_here, train_on_ray
+
+    shards = ingested(recipe, store, roots=roots, sources=sources)
+    live = LiveFolder(new_live_folder(store))
+    launch = train_on_ray if execution.workers else train_here
+    received = stop_on_signals(live)
+    if watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only)):
+        return DONE
+    say("Stopped; a checkpoint is saved. This goes on from there:")
+    say(f"  python -m orchestrator.run {shlex.join(sys.argv[1:])}".rstrip())
+    return 128 + (received[0] if received else signal.SIGINT)
+
+
+def stop_on_signals(live: LiveFolder) -> list[int]:
+    """The first SIGINT or SIGTERM asks for a stop after the current step; the next one ends the process."""
+    received: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        live.ask_to_stop()
+        signal.signal(number, signal.SIG_DFL)
+        sys.stderr.write("\nstopping after this step; saving a checkpoint (again to end at once)\n")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    return received
+
+
+def ingested(recipe: Recipe, store: Store, *, roots: Mapping[str, Path], sources: Sequence[str]) -> dict[str, Path]:
+    """Source -> folder of its shards, made where they are not there or not up to date."""
+    from orchestrator.console import counting, say
+    from orchestrator.ingest import ingest
+    from orchestrator.manifest import Manifest, summary
+
+    store.ready()
+    folders = {}
+    for name in sources:
+        with counting(f"ingest {name}") as progress:
+            folders[name] = ingest(
+                recipe.sources[name], roots.get(name), name=name, image=recipe.image, alphabet=recipe.alphabet,  # type: ignore[arg-type]
+                frames=recipe.task.frames, store=store.root, progress=progress,  # type: ignore[arg-type]
+            )  # fmt: skip
+        say(summary(Manifest.read(folders[name])))
+    return folders
+
+
+def evaluate(
+    recipe: Recipe, store: Store, execution: Execution, *,
+    shards: Mapping[str, Path], stage: str, sources: Sequence[str], split: str, lexicons: bool, beam: int,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Measure a recorded stage on a split of each source; print it, and keep it in the stage's folder."""
+    from orchestrator.batches import samples_of
+    from orchestrator.files import write_json
+    from orchestrator.pipeline import Machine
+    from orchestrator.ranks import Ranks
+    from orchestrator.reader import open_reader, score
+    from orchestrator.shards import Shards
+
+    opened = {name: Shards.open(folder, verify=False) for name, folder in shards.items()}
+    folder = recorded(recipe, stage, store, {name: each.manifest.content for name, each in opened.items()})
+    reader = open_reader(folder, Machine.of(execution, Ranks()))
+    for name in sources:
+        samples = samples_of(opened, {name: split}, reader.alphabet, reader.frames)
+        metrics = score(reader, samples, lexicons=lexicons, beam=beam)
+        write_json(folder / f"evaluation-{name}-{split}.json", metrics)
+        _print_scores(folder.name, name, split, metrics, as_json=as_json)
+    return DONE
+
+
+def predict(images: Sequence[Path], place: Path, execution: Execution, *, as_json: bool) -> int:
+    """Read image files: one line each, with the probability of the reading; unreadable files are named."""
+    from datasets.row import BadImage
+    from orchestrator.pipeline import Machine
+    from orchestrator.ranks import Ranks
+    from orchestrator.reader import open_reader, read_images
+
+    reader = open_reader(place, Machine.of(execution, Ranks()))
+    failed = False
+    for path, reading in read_images(reader, images):
+        if isinstance(reading, BadImage):
+            failed = True
+            print(f"{path}: {reading}", file=sys.stderr)
+        elif as_json:
+            print(json.dumps({"image": str(path), "text": reading.text, "confidence": round(reading.confidence, 6)}))
+        else:
+            print(f"{path}\t{reading.text}\t{reading.confidence:.3f}")
+    return FAILED if failed else DONE
+
+
+def runs(store: Store, recipe: str | None) -> int:
+    """List the stages in the store: status, best metrics, and the fingerprint each came from."""
+    found = list(store.stages(recipe))
+    for folder, record in found:
+        if record is None:
+            begun = any((folder / "checkpoints").glob("step-*"))
+            print(f"{folder.parent.name}/{folder.name}\t{'not finished, resumable' if begun else 'begun'}")
+            continue
+        lineage = f" from {record.parent}" if record.parent else ""
+        best = ", ".join(f"{name} {each['value']:.4f} at step {each['step']}" for name, each in record.best.items())
+        print(f"{record.recipe}/{folder.name}\tdone ({record.finished}){lineage}\t{best}")
+    if not found:
+        print(f"nothing in {store.root}")
+    return DONE
+
+
+def recorded(recipe: Recipe, wanted: str, store: Store, contents: Mapping[str, str]) -> Path:
+    """The folder of the wanted stage, or of the last one, that has a record of exactly this plan and data."""
+    stages = [recipe.stage(wanted)] if wanted else list(reversed(recipe.stages))
+    for stage in stages:
+        folder = store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents))
+        if store.read(folder):
+            return folder
+    raise PlanError(
+        f"no record of {' or '.join(stage.name for stage in stages)} for this plan and data in {store.root}; "
+        "train it first with the same --preset, --set and --data, or see `runs`"
+    )
+
+
+def newest(store: Store) -> Path:
+    """The stage that was finished last."""
+    finished = [folder for folder, record in store.stages() if record]
+    if not finished:
+        raise PlanError(f"{store.root} holds no finished stage; train one, or name a checkpoint with --from")
+    return max(finished, key=lambda folder: (folder / "record.json").stat().st_mtime)
+
+
+def known_failure(error: BaseException) -> BaseException | None:
+    """The error a person can act on, also where Ray wrapped it; None for a fault of the program itself."""
+    from datasets.row import SourceError
+    from orchestrator.checkpoint import CheckpointError
+    from orchestrator.loop import NonFinite
+    from orchestrator.manifest import ShardError
+    from orchestrator.pipeline import GateNotMet
+    from orchestrator.preflight import PreflightError
+    from orchestrator.prepare import IngestError
+    from orchestrator.store import StoreError
+
+    known = (
+        PlanError, SourceError, GateNotMet, PreflightError, StoreError, CheckpointError, ShardError, IngestError,
+        NonFinite,
+    )  # fmt: skip
+    if isinstance(error, known):
+        return error
+    for inner in getattr(error, "worker_failures", {}).values():
+        cause = getattr(inner, "cause", inner)
+        if isinstance(cause, known):
+            return cause
+    return None
+
+
+def _print_scores(stage: str, source: str, split: str, metrics: Mapping[str, float], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"stage": stage, "source": source, "split": split, **metrics}))
+        return
+    print(f"{stage} on {source}/{split}, N = {metrics['n']:.0f}")
+    for name, value in metrics.items():
+        words = metrics.get(f"{name}_n", metrics.get(f"{name.removesuffix('_accuracy_36')}_n", metrics["n"]))
+        if not name.endswith(("_n", "_skipped")) and name != "n":
+            print(f"  {name:24s} {value:8.4f}   over {words:.0f} words")
