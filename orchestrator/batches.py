@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -57,9 +57,11 @@ class Samples:
         shards, row = self.located(sample)
         return shards.texts_raw[row]
 
-    def extras(self, sample: int) -> dict[str, object]:
+    def words(self, sample: int, key: str) -> list[str]:
+        """The words that came with a sample under ``key``, none when its source has none."""
         shards, row = self.located(sample)
-        return shards.extras(row)
+        found = shards.extras(row).get(key, [])
+        return [str(word) for word in found] if isinstance(found, list) else []
 
     def pixels(self, samples: np.ndarray, width: int) -> np.ndarray:
         """``(n, H, width, C)`` uint8, zero past each image's valid width."""
@@ -214,10 +216,10 @@ def in_order(samples: Samples, *, batch_size: int, ranks: Ranks, multiple: int =
 @contextmanager
 def ahead(items: Iterable[T], *, depth: int) -> Iterator[Iterator[T]]:
     """The same items, made by a thread that keeps ``depth`` of them ready. Its errors are raised here."""
-    ready: queue.Queue[Callable[[], T] | None] = queue.Queue(depth)
+    ready: queue.Queue[list[T] | BaseException] = queue.Queue(depth)  # an empty list is the end
     closed = threading.Event()
 
-    def put(entry: Callable[[], T] | None) -> bool:
+    def put(entry: list[T] | BaseException) -> bool:
         while not closed.is_set():
             try:
                 ready.put(entry, timeout=0.1)
@@ -229,16 +231,17 @@ def ahead(items: Iterable[T], *, depth: int) -> Iterator[Iterator[T]]:
     def work() -> None:
         try:
             for item in items:
-                if not put(lambda item=item: item):  # type: ignore[misc]
+                if not put([item]):
                     return
+            put([])
         except BaseException as error:
-            put(_raising(error))
-            return
-        put(None)
+            put(error)
 
     def taken() -> Iterator[T]:
-        while (entry := ready.get()) is not None:
-            yield entry()
+        while entry := ready.get():
+            if isinstance(entry, BaseException):
+                raise entry
+            yield from entry
 
     thread = threading.Thread(target=work, name="batches-ahead", daemon=True)
     thread.start()
@@ -247,13 +250,6 @@ def ahead(items: Iterable[T], *, depth: int) -> Iterator[Iterator[T]]:
     finally:
         closed.set()
         thread.join()
-
-
-def _raising(error: BaseException) -> Callable[[], T]:
-    def again() -> T:
-        raise error
-
-    return again
 
 
 def samples_of(shards: Mapping[str, Shards], splits: Mapping[str, str], alphabet: Alphabet, frames: Frames) -> Samples:

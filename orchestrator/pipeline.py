@@ -55,6 +55,10 @@ class Machine:
         precision = execution.precision if execution.precision != "auto" else ("bf16" if name == "cuda" else "fp32")
         return Machine(ranks=ranks, device=device, precision=precision)
 
+    def place(self, task: nn.Module) -> nn.Module:
+        """``task`` on the device, its kernels channels last, which both CPU and GPU convolve faster."""
+        return task.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":
             return nullcontext()
@@ -137,7 +141,7 @@ class _StageRun:
         task: nn.Module = recipe.task.build()  # type: ignore[assignment]
         if start is not None and stage.start_from is not None:
             load_judged(task, start, fits_of(recipe), stage.start_from.parts)
-        task = task.to(machine.device, memory_format=torch.channels_last)
+        task = machine.place(task)
         data, sets, warnings = self._data(seed)
         preflight.check_frames(task, recipe, _widths_met(data, sets), machine.device)
         if machine.ranks.first:

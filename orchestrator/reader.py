@@ -66,10 +66,9 @@ def open_reader(place: Path, machine: Machine) -> Reader:
         recipe = from_plain(json.loads((stage_folder / "plan.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise StoreError(f"{stage_folder / 'plan.json'}: cannot be used ({error})") from error
-    task = recipe.task.build()
+    task: nn.Module = recipe.task.build()
     load_judged(task, checkpoint, fits_of(recipe))
-    task = task.to(machine.device, memory_format=torch.channels_last).eval()
-    return Reader(recipe=recipe, task=task, checkpoint=checkpoint, machine=machine)
+    return Reader(recipe=recipe, task=machine.place(task).eval(), checkpoint=checkpoint, machine=machine)
 
 
 def read_images(reader: Reader, paths: Sequence[Path]) -> Iterator[tuple[Path, Reading | BadImage]]:
@@ -145,7 +144,7 @@ def _count_lexicons(
     capital, and its best spelling counts.
     """
     for name, key in LEXICONS.items():
-        words = [samples.extras(sample).get(key) or [] for sample in batch.ids]
+        words = [samples.words(sample, key) for sample in batch.ids]
         spelled = [[_spellings(word, alphabet) for word in each] for each in words]
         flat = [[labels for spellings in each for labels in spellings] for each in spelled]
         scores = lexicon_log_likelihoods(out.logits, out.frames, flat)

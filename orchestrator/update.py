@@ -36,12 +36,15 @@ class Trainee:
 
 def trainee_of(stage: Stage, task: nn.Module) -> Trainee:
     """``task`` with everything frozen but what ``stage`` trains, and a fresh optimiser for that."""
-    names = {parameter: name for name, parameter in freeze_all_but(task, stage.learn).items()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in freeze_all_but(task, stage.learn).items()}
     matrices = [p for p in names if p.ndim > 1]
     vectors = [p for p in names if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": stage.optim.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=stage.optim.lr, betas=tuple(stage.optim.betas), fused=True
+        [group for group in groups if group["params"]],
+        lr=stage.optim.lr,
+        betas=(stage.optim.betas[0], stage.optim.betas[1]),
+        fused=True,
     )
     averaged = copy.deepcopy(task).requires_grad_(False) if stage.ema else None
     return Trainee(task, averaged, optimizer, names, Progress())
@@ -145,5 +148,5 @@ def _follow(averaged: nn.Module, task: nn.Module, decay: float) -> None:
     """Move the averaged parameters a little towards the present ones; buffers are taken as they are."""
     for mean, now in zip(averaged.parameters(), task.parameters(), strict=True):
         mean.lerp_(now, 1 - decay)
-    for mean, now in zip(averaged.buffers(), task.buffers(), strict=True):
-        mean.copy_(now)
+    for held, present in zip(averaged.buffers(), task.buffers(), strict=True):
+        held.copy_(present)

@@ -55,7 +55,7 @@ def train_on_ray(
         ),
         run_config=RunConfig(
             name=f"{recipe.name}-{live.name}", storage_path=str(store.root / "live" / "ray"),
-            failure_config=FailureConfig(max_failures=execution.retries, controller_failure_limit=1),
+            failure_config=FailureConfig(max_failures=execution.retries, controller_failure_limit=1),  # type: ignore[call-arg]
         ),
     )  # fmt: skip
     trainer.fit()
