@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,9 @@ def train(
     live = LiveFolder(new_live_folder(store))
     launch = train_on_ray if execution.workers else train_here
     received = stop_on_signals(live)
-    if watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only)):
+    done = watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only))
+    shutil.rmtree(live.folder)
+    if done:
         return DONE
     say("Stopped; a checkpoint is saved. This goes on from there:")
     say(f"  python -m orchestrator.run {shlex.join(sys.argv[1:])}".rstrip())
@@ -154,30 +157,6 @@ def newest(store: Store) -> Path:
     if not finished:
         raise PlanError(f"{store.root} holds no finished stage; train one, or name a checkpoint with --from")
     return max(finished, key=lambda folder: (folder / "record.json").stat().st_mtime)
-
-
-def known_failure(error: BaseException) -> BaseException | None:
-    """The error a person can act on, also where Ray wrapped it; None for a fault of the program itself."""
-    from datasets.row import SourceError
-    from orchestrator.checkpoint import CheckpointError
-    from orchestrator.loop import NonFinite
-    from orchestrator.manifest import ShardError
-    from orchestrator.pipeline import GateNotMet
-    from orchestrator.preflight import PreflightError
-    from orchestrator.prepare import IngestError
-    from orchestrator.store import StoreError
-
-    known = (
-        PlanError, SourceError, GateNotMet, PreflightError, StoreError, CheckpointError, ShardError, IngestError,
-        NonFinite,
-    )  # fmt: skip
-    if isinstance(error, known):
-        return error
-    for inner in getattr(error, "worker_failures", {}).values():
-        cause = getattr(inner, "cause", inner)
-        if isinstance(cause, known):
-            return cause
-    return None
 
 
 def _print_scores(stage: str, source: str, split: str, metrics: Mapping[str, float], *, as_json: bool) -> None:

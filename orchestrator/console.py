@@ -54,7 +54,7 @@ def counting(title: str) -> Iterator[Callable[[int, int], None]]:
 
 def say(text: str) -> None:
     """One line to a person; standard output is kept for results."""
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(text)
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def _view(live: LiveFolder) -> Iterator[Callable[[], None]]:
         bars: dict[str, Any] = {}
 
         def refresh() -> None:
-            told.new(lambda line: progress.console.print(line, highlight=False, markup=False))
+            told.new(lambda line: progress.console.print(line, highlight=False, markup=False, emoji=False))
             status = live.status()
             if status is not None and "step" in status:
                 name = status["stage"]

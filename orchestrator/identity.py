@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
+from orchestrator import plan
 from orchestrator.plan import PlanError, Recipe, Stage
 
 OWN_PACKAGES = ("models", "datasets", "orchestrator", "tune_spaces")
@@ -33,9 +34,12 @@ def named(path: str) -> Any:
     if module.split(".")[0] not in OWN_PACKAGES:
         raise PlanError(f"{path!r} is not in {', '.join(OWN_PACKAGES)}; a plan may name nothing else")
     try:
-        return getattr(import_module(module), name)
+        found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise PlanError(f"{path!r} cannot be found: {error}") from error
+    if str(getattr(found, "__module__", "")).split(".")[0] not in OWN_PACKAGES:
+        raise PlanError(f"{path!r} only passes through there; a plan may name nothing that comes from elsewhere")
+    return found
 
 
 def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
@@ -54,6 +58,9 @@ def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
         "data": {name: data.get(name) or plain(recipe.sources[name]) for name in stage.sources},
         "start_from": fingerprint(recipe, parent, data) if parent else None,
     }
+    shares = list(stage.data.shares)
+    if shares != sorted(shares):  # the first is the primary source, but digest() forgets the order of keys
+        identity["shares"] = shares
     return digest(identity)[:12]
 
 
@@ -63,7 +70,8 @@ def digest(data: Any) -> str:
 
 
 def _path(thing: Any) -> str:
-    path = f"{thing.__module__}.{thing.__qualname__}"
-    if "<" in path:
-        raise PlanError(f"{path} has no import path; plans may only name module-level functions")
-    return path
+    name = getattr(thing, "__qualname__", repr(thing))
+    if not name.isidentifier():  # a lambda, a method, a partial: named() could not find it again
+        raise PlanError(f"{thing.__module__}.{name} has no import path; plans may only name module-level functions")
+    # What plan.py offers goes by its name wherever it is written: moving code must not change what a stage is.
+    return f"{plan.__name__ if getattr(plan, name, None) is thing else thing.__module__}.{name}"

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 
+class JournalError(ValueError):
+    """A journal that lost lines which its checkpoint had counted."""
+
+
 class Journal:
     """Append-only lines whose length a checkpoint remembers, so that resuming cuts off what it will write again."""
 
     def __init__(self, path: Path, *, length: int, writes: bool = True) -> None:
-        """Open ``path`` cut to its first ``length`` bytes. Raises ``ValueError`` when it is shorter than that.
+        """Open ``path`` cut to its first ``length`` bytes. Raises :class:`JournalError` when it is shorter.
 
         Args:
             writes: only one rank keeps the journal; the others' lines go nowhere.
@@ -28,7 +32,7 @@ class Journal:
         if self._file is None:
             return
         if self._file.tell() < length:
-            raise ValueError(
+            raise JournalError(
                 f"{path}: {self._file.tell()} bytes, but the checkpoint was written after {length}; lines are missing. "
                 "Restore the file, or delete the stage's folder to train it anew."
             )

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Recipe, Stage
+
+LESS_IS_BETTER = ("loss", "cer")  # metrics by the last part of their name
 
 
 class PlanError(ValueError):
     """A recipe that cannot be run as written: where, what was found, what is allowed."""
 
 
+def finite(where: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise PlanError(f"{where}: must be a finite number, got {value!r}")
+
+
 def within(where: str, value: float, least: float, most: float) -> None:
+    finite(where, value)
     if not least <= value <= most:
         raise PlanError(f"{where}: {value!r} is outside {least:g} .. {most:g}")
 
@@ -22,3 +35,59 @@ def at_least(where: str, value: int, least: int) -> None:
 def positive(where: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise PlanError(f"{where}: must be a finite number above 0, got {value!r}")
+
+
+def one_of(where: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise PlanError(f"{where}: {value!r}; allowed: {' or '.join(map(repr, allowed))}")
+
+
+def sensible_mode(where: str, metric: str, mode: str) -> None:
+    """``"max"`` or ``"min"``, and not the greatest of what should be small."""
+    one_of(f"{where} of {metric!r}", mode, ("min",) if less_is_better(metric) else ("max", "min"))
+
+
+def reachable(where: str, metric: str, least: float) -> None:
+    """A gate: the least that a metric must reach."""
+    finite(f"{where} of {metric!r}", least)
+    if less_is_better(metric):
+        raise PlanError(f"{where} of {metric!r}: a gate is the least that must be reached, but less of it is better")
+
+
+def less_is_better(metric: str) -> bool:
+    return metric.rpartition("/")[2] in LESS_IS_BETTER
+
+
+def plain_name(name: str) -> None:
+    """A name that can be a folder's, and a part of a dotted path."""
+    if not name.replace("-", "_").isidentifier():
+        raise PlanError(f"{name!r}: recipes, sources and stages are called by letters, digits, _ and -")
+
+
+def check_stage(stage: Stage, *, earlier: Sequence[str], recipe: Recipe) -> None:
+    """That ``stage`` follows from the ``earlier`` ones, and that all it names is in ``recipe``."""
+    where = f"stage {stage.name!r}"
+    if stage.name in earlier:
+        raise PlanError(f"{where} appears twice; stage names address checkpoints and must be unique")
+    if stage.start_from and stage.start_from.stage not in earlier:
+        raise PlanError(
+            f"{where} starts from {stage.start_from.stage!r}, which does not run before it; "
+            f"earlier stages: {', '.join(earlier) or 'none'}"
+        )
+    parts = set(recipe.task.parts)
+    loaded = set(stage.start_from.parts) if stage.start_from else set()
+    if unknown := (set(stage.learn) | loaded) - parts:
+        raise PlanError(f"{where} names parts {sorted(unknown)}; the task's parts are {sorted(parts)}")
+    if stage.start_from and (untouched := parts - loaded - set(stage.learn)):
+        raise PlanError(f"{where} neither loads nor trains {sorted(untouched)}: random weights would stay in it")
+    if not stage.start_from and (untouched := parts - set(stage.learn)):
+        raise PlanError(f"{where} starts from nothing but does not train {sorted(untouched)}")
+    if unknown := set(stage.sources) - set(recipe.sources):
+        raise PlanError(f"{where} reads sources {sorted(unknown)}; the recipe has {sorted(recipe.sources)}")
+    for metric in stage.metrics_named:
+        if metric.split("/")[0] not in stage.validate:
+            raise PlanError(
+                f"{where} decides by {metric!r}, but validates on {sorted(stage.validate)}; "
+                "a metric is called SOURCE/NAME, such as "
+                f"{next(iter(stage.validate))}/word_accuracy_36"
+            )

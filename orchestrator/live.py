@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.files import write_json
+from orchestrator.limits import PlanError
+
 TELL_EVERY_S = 0.25
+
+
+class RunFailed(RuntimeError):
+    """A run that ended before its plan did, with the reason its workers gave."""
 
 
 @dataclass
@@ -50,12 +57,19 @@ class LiveFolder:
         path = self.folder / "status.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def write_outcome(self, done: bool) -> None:
-        (self.folder / "outcome.json").write_text(json.dumps({"done": done}))
+    def write_outcome(self, *, done: bool, error: str = "", mistake: bool = False) -> None:
+        """Say how it ended. A failure that would come again says so in ``error``; the first one stays."""
+        if not self.ended():
+            write_json(self.folder / "outcome.json", {"done": done, "error": error, "mistake": mistake})
 
-    def read_outcome(self) -> bool:
-        """Whether the recipe came to its end. Raises ``RuntimeError`` when the workers left none."""
-        path = self.folder / "outcome.json"
-        if not path.exists():
-            raise RuntimeError(f"the workers ended without an outcome in {self.folder}; see Ray's logs")
-        return bool(json.loads(path.read_text())["done"])
+    def ended(self) -> bool:
+        return (self.folder / "outcome.json").exists()
+
+    def outcome(self) -> bool:
+        """Whether the recipe came to its end. Raises :class:`PlanError` or :class:`RunFailed` with what stopped it."""
+        if not self.ended():
+            raise RunFailed(f"the workers ended without an outcome in {self.folder}; see Ray's logs")
+        outcome = json.loads((self.folder / "outcome.json").read_text())
+        if outcome["error"]:
+            raise PlanError(outcome["error"]) if outcome["mistake"] else RunFailed(outcome["error"])
+        return bool(outcome["done"])

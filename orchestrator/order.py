@@ -68,6 +68,8 @@ def steps_of(samples: np.ndarray, widths: np.ndarray, buckets: Sequence[int], ba
         buckets: ascending widths; the last holds the widest image.
     """
     edges = np.asarray(buckets)
+    if widths.max(initial=0) > edges.max(initial=0):
+        raise ValueError(f"an image of {widths.max()} columns is wider than every bucket {tuple(buckets)}")
     bucket = np.searchsorted(edges, widths)  # smallest bucket that holds the image
     filled: list[np.ndarray] = []
     left: list[np.ndarray] = []

@@ -30,8 +30,8 @@ def override(plan: T, changes: Mapping[str, Any]) -> T:
     """
     tree: dict[str, Any] = {}
     for path, value in changes.items():
-        _plant(tree, path, value)
-    return _changed(plan, tree, "")
+        _plant(tree, str(path), value)
+    return _changed(plan, tree, "", type(plan))
 
 
 def from_plain(data: Any) -> Any:
@@ -59,22 +59,23 @@ def _plant(tree: dict[str, Any], path: str, value: Any) -> None:
         for key, item in value.items():
             _plant(tree, f"{keys[-1]}.{key}", item)
         return
-    if isinstance(tree.get(keys[-1]), dict):
-        raise PlanError(f"{path}: set as a whole and in part; do one of the two")
+    if keys[-1] in tree:
+        raise PlanError(f"{path}: set twice, or as a whole and in part; do one of the two")
     tree[keys[-1]] = _Leaf(value)
 
 
-def _changed(node: Any, tree: Mapping[str, Any], path: str) -> Any:
+def _changed(node: Any, tree: Mapping[str, Any], path: str, kind: Any) -> Any:
+    """``node``, which is declared as ``kind``, with the changes in ``tree``."""
     children = _children(node, path)
     new: dict[str, Any] = {}
     for key, branch in tree.items():
         here = f"{path}.{key}" if path else key
         if key not in children:
-            new[key] = _added(node, key, branch, children, here)
+            new[key] = _added(node, key, branch, here, kind)
         elif isinstance(branch, _Leaf):
-            new[key] = _coerced(branch.value, _hint(node, key), here, children[key])
+            new[key] = _coerced(branch.value, _hint(node, key, kind), here, children[key])
         else:
-            new[key] = _changed(children[key], branch, here)
+            new[key] = _changed(children[key], branch, here, _hint(node, key, kind))
     return _rebuilt(node, new, path)
 
 
@@ -89,15 +90,15 @@ def _rebuilt(node: Any, new: Mapping[str, Any], path: str) -> Any:
     return {key: value for key, value in {**node, **new}.items() if value is not None}
 
 
-def _added(node: Any, key: str, branch: Any, children: Mapping[str, Any], path: str) -> Any:
+def _added(node: Any, key: str, branch: Any, path: str, kind: Any) -> Any:
     """A new entry of a mapping of plain values (a share, a gate); nothing else may grow."""
-    scalars = isinstance(node, Mapping) and not any(is_dataclass(item) for item in node.values())
-    if not scalars or not isinstance(branch, _Leaf):
+    grows = isinstance(node, Mapping) and get_args(kind)[-1] in (int, float, str)
+    if not grows or not isinstance(branch, _Leaf):
+        children = _children(node, path)
         close = difflib.get_close_matches(key, children, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(children) or 'nothing'}"
         raise PlanError(f"{path}: {type(node).__name__} has no {key!r}; {hint}")
-    kind = type(next(iter(node.values()))) if node else float
-    return _coerced(branch.value, kind | None, path, None)
+    return _coerced(branch.value, get_args(kind)[-1], path, None)
 
 
 def _children(node: Any, path: str) -> Mapping[str, Any]:
@@ -110,12 +111,13 @@ def _children(node: Any, path: str) -> Mapping[str, Any]:
     raise PlanError(f"{path}: cannot look inside {node!r} ({type(node).__name__}); set it as a whole")
 
 
-def _hint(node: Any, key: str) -> Any:
+def _hint(node: Any, key: str, kind: Any) -> Any:
+    """The declared type of an entry of ``node``, which itself is declared as ``kind``."""
     if is_dataclass(node):
         return get_type_hints(type(node))[key]
     if isinstance(node, Mapping):
-        return type(node[key]) | None
-    return Any
+        return get_args(kind)[-1] | None  # None takes the entry out
+    return get_args(kind)[0]
 
 
 def _coerced(value: Any, hint: Any, path: str, old: Any) -> Any:
@@ -124,7 +126,8 @@ def _coerced(value: Any, hint: Any, path: str, old: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _either(value, get_args(hint), path, old)
     if origin is Literal:
-        match = [choice for choice in get_args(hint) if value == choice or value == str(choice)]
+        same = lambda choice: type(value) is type(choice) and value == choice  # noqa: E731 - True is not 1
+        match = [choice for choice in get_args(hint) if same(choice) or value == str(choice)]
         return match[0] if match else _refuse(path, " or ".join(map(repr, get_args(hint))), value)
     if origin is tuple:
         items = _parsed(value) if isinstance(value, str) else value
@@ -136,7 +139,8 @@ def _coerced(value: Any, hint: Any, path: str, old: Any) -> Any:
             return _refuse(path, "a mapping", value)
         return {key: _coerced(item, get_args(hint)[1], f"{path}.{key}", None) for key, item in value.items()}
     if origin is collections.abc.Callable:
-        return named(value) if isinstance(value, str) else value
+        found = named(value) if isinstance(value, str) else value
+        return found if callable(found) else _refuse(path, "a function", value)
     return _scalar(value, hint, path, old)
 
 
@@ -144,13 +148,29 @@ def _scalar(value: Any, hint: Any, path: str, old: Any) -> Any:
     readers = {bool: _bool, int: _int, float: _float, str: _str, type(None): _none}
     if hint in readers:
         return readers[hint](value, path)
-    if is_dataclass(value) and not isinstance(value, type):
-        return value
-    if isinstance(value, Mapping) and "is" in value:
-        return _instance(value, path, near=old)
-    if isinstance(value, str):
-        return _instance({"is": value}, path, near=old)
+    spelled = _spelled(value) if isinstance(value, str) else value
+    made = _instance(spelled, path, near=old) if isinstance(spelled, Mapping) and "is" in spelled else spelled
+    if is_dataclass(made) and not isinstance(made, type) and _is_a(made, hint):
+        return made
     return _refuse(path, f"a {getattr(hint, '__name__', hint)}, as {{'is': NAME, ...}}", value)
+
+
+def _spelled(text: str) -> Any:
+    """``Cosine`` or ``{"is": "Cosine", "warmup": 0.1}``, as data."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return {"is": text}
+    return data if isinstance(data, Mapping) else {"is": text}
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the class, or has all that the protocol asks for."""
+    if not isinstance(hint, type):
+        return True
+    if typing.Protocol in hint.__bases__:
+        return all(hasattr(value, name) for name in dir(hint) if not name.startswith("_"))
+    return isinstance(value, hint)
 
 
 def _either(value: Any, hints: tuple[Any, ...], path: str, old: Any) -> Any:
@@ -226,7 +246,7 @@ def _float(value: Any, path: str) -> float:
         return _refuse(path, "float", value)
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return _refuse(path, "float", value)
     return number if math.isfinite(number) else _refuse(path, "finite float", value)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from orchestrator import limits
 from orchestrator.limits import PlanError, at_least, positive, within
 from orchestrator.schedule import Constant, Cosine, OneCycle, StepDown
 
@@ -62,6 +63,9 @@ class Term:
     loss: Callable[..., object]
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        limits.finite("Term.weight", self.weight)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
@@ -103,9 +107,9 @@ class Mix:
     epoch_samples: int = 0
 
     def __post_init__(self) -> None:
-        if not self.shares or any(share <= 0 for share in self.shares.values()):
+        if not self.shares or not all(share > 0 for share in self.shares.values()):
             raise PlanError(f"Mix.shares: every share must be above 0, got {dict(self.shares)}")
-        if abs(sum(self.shares.values()) - 1) > 1e-6:
+        if not abs(sum(self.shares.values()) - 1) <= 1e-6:
             raise PlanError(f"Mix.shares: must sum to 1, got {dict(self.shares)} (sum {sum(self.shares.values()):g})")
         at_least("Mix.epoch_samples", self.epoch_samples, 0)
 
@@ -151,6 +155,9 @@ class Best:
     metric: str
     mode: Literal["max", "min"] = "max"
 
+    def __post_init__(self) -> None:
+        limits.sensible_mode("Best.mode", self.metric, self.mode)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStop:
@@ -162,6 +169,7 @@ class EarlyStop:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
+        limits.sensible_mode("EarlyStop.mode", self.metric, self.mode)
         at_least("EarlyStop.patience", self.patience, 1)
         within("EarlyStop.min_delta", self.min_delta, 0.0, math.inf)
 
@@ -173,6 +181,10 @@ class StartFrom:
     stage: str
     parts: tuple[str, ...]
     which: Literal["best", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        at_least("StartFrom.parts: how many", len(self.parts), 1)
+        limits.one_of("StartFrom.which", self.which, ("best", "last"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +236,12 @@ class Stage:
             raise PlanError(f"{where}: validate_every {self.validate_every} is more than its {self.epochs} epochs")
         if not self.learn or not self.terms or not self.best or not self.validate:
             raise PlanError(f"{where}: learn, terms, validate and best must each name at least one")
+        if len({best.metric for best in self.best}) < len(self.best):
+            raise PlanError(f"{where}: best names a metric twice: {[best.metric for best in self.best]}")
+        for metric, drop in self.red_lines.items():
+            limits.finite(f"{where}: red line of {metric!r}", drop)
+        for metric, least in self.gate.items():
+            limits.reachable(f"{where}: gate", metric, least)
         if self.batch_size % self.optim.accumulate:
             raise PlanError(
                 f"{where}: batch_size {self.batch_size} does not divide into {self.optim.accumulate} micro-batches"
@@ -271,9 +289,11 @@ class Recipe:
                 f"recipe {self.name!r}: the task reads {self.task.classes} classes, but the alphabet needs "
                 f"{self.alphabet.classes} (its symbols and the blank)"
             )
+        for name in (self.name, *self.sources, *(stage.name for stage in self.stages)):
+            limits.plain_name(name)
         earlier: list[str] = []
         for stage in self.stages:
-            _check_stage(stage, earlier=earlier, recipe=self)
+            limits.check_stage(stage, earlier=earlier, recipe=self)
             earlier.append(stage.name)
 
     def stage(self, name: str) -> Stage:
@@ -288,31 +308,3 @@ class Recipe:
 
     def parent(self, stage: Stage) -> Stage | None:
         return self.stage(stage.start_from.stage) if stage.start_from else None
-
-
-def _check_stage(stage: Stage, *, earlier: list[str], recipe: Recipe) -> None:
-    where = f"stage {stage.name!r}"
-    if stage.name in earlier:
-        raise PlanError(f"{where} appears twice; stage names address checkpoints and must be unique")
-    if stage.start_from and stage.start_from.stage not in earlier:
-        raise PlanError(
-            f"{where} starts from {stage.start_from.stage!r}, which does not run before it; "
-            f"earlier stages: {', '.join(earlier) or 'none'}"
-        )
-    parts = set(recipe.task.parts)
-    loaded = set(stage.start_from.parts) if stage.start_from else set()
-    if unknown := (set(stage.learn) | loaded) - parts:
-        raise PlanError(f"{where} names parts {sorted(unknown)}; the task's parts are {sorted(parts)}")
-    if stage.start_from and (untouched := parts - loaded - set(stage.learn)):
-        raise PlanError(f"{where} neither loads nor trains {sorted(untouched)}: random weights would stay in it")
-    if not stage.start_from and (untouched := parts - set(stage.learn)):
-        raise PlanError(f"{where} starts from nothing but does not train {sorted(untouched)}")
-    if unknown := set(stage.sources) - set(recipe.sources):
-        raise PlanError(f"{where} reads sources {sorted(unknown)}; the recipe has {sorted(recipe.sources)}")
-    for metric in stage.metrics_named:
-        if metric.split("/")[0] not in stage.validate:
-            raise PlanError(
-                f"{where} decides by {metric!r}, but validates on {sorted(stage.validate)}; "
-                "a metric is called SOURCE/NAME, such as "
-                f"{next(iter(stage.validate))}/word_accuracy_36"
-            )

@@ -63,14 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _told(error: Exception) -> int:
     """Say in one line what a person can mend, and the exit code for it; anything else is raised again."""
-    from datasets.row import SourceError
-    from orchestrator.commands import known_failure
+    from orchestrator.failures import foreseen, is_mistake
 
-    known = known_failure(error)
-    if known is None:
+    mistake = isinstance(error, PlanError) or is_mistake(error)  # the first needs no further imports
+    if not mistake and not isinstance(error, foreseen()):
         raise error
-    mistake = isinstance(known, PlanError | SourceError)
-    print(f"{'mistake' if mistake else 'failed'}: {known}", file=sys.stderr)
+    print(f"{'mistake' if mistake else 'failed'}: {error}", file=sys.stderr)
     return commands.MISTAKE if mistake else commands.FAILED
 
 

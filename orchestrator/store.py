@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.files import write_json
+
+SCHEMA = 1
 
 
 class StoreError(RuntimeError):
@@ -55,7 +57,7 @@ class Record:
     versions: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     ended_at: str = ""
-    schema: int = field(default=1)
+    schema: int = SCHEMA
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,11 @@ class Store:
             return None
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            return Record(**data)
-        except (OSError, ValueError, TypeError) as error:
+            record = Record(**data | {"warnings": tuple(data.get("warnings", ()))})
+            if record.schema != SCHEMA:
+                raise ValueError(f"schema {record.schema!r}, this version reads {SCHEMA}")
+            return record
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise StoreError(f"{path}: not a record of this version ({error}); move it away and train again") from error
 
     def write(self, folder: Path, record: Record) -> None:
@@ -91,7 +96,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / ".writable"
             probe.write_text("")
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # two launches may probe at once
         except OSError as error:
             raise StoreError(
                 f"{self.root}: cannot be written ({error.strerror}); give another place with --store"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -46,6 +47,7 @@ def train_on_ray(
         "plan": plain(recipe), "store": str(store.root), "shards": {name: str(path) for name, path in shards.items()},
         "execution": asdict(execution) | {"threads": execution.threads_each}, "live": str(live), "only": list(only),
     }  # fmt: skip
+    name, storage = f"{recipe.name}-{live.name}", store.root / "live" / "ray"
     trainer = TorchTrainer(
         train_in_worker,
         train_loop_config=job,
@@ -54,18 +56,28 @@ def train_on_ray(
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
         ),
         run_config=RunConfig(
-            name=f"{recipe.name}-{live.name}", storage_path=str(store.root / "live" / "ray"),
+            name=name, storage_path=str(storage),
             failure_config=FailureConfig(max_failures=execution.retries, controller_failure_limit=1),  # type: ignore[call-arg]
         ),
     )  # fmt: skip
-    trainer.fit()
-    return LiveFolder(live).read_outcome()
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError:
+        if not LiveFolder(live).ended():
+            raise
+    finally:
+        shutil.rmtree(storage / name, ignore_errors=True)
+    return LiveFolder(live).outcome()
 
 
 def train_in_worker(job: dict[str, Any]) -> None:
-    """The body of one Ray Train worker. Everything it needs is in ``job``, as plain data."""
+    """The body of one Ray Train worker. Everything it needs is in ``job``, as plain data.
+
+    Ray starts the group again after any error. One that would only come again is noted first, and ends the next start.
+    """
     import torch
 
+    from orchestrator.failures import foreseen, is_mistake
     from orchestrator.override import from_plain
     from orchestrator.pipeline import Machine, train_recipe
     from orchestrator.ranks import Ranks
@@ -74,12 +86,19 @@ def train_in_worker(job: dict[str, Any]) -> None:
     torch.set_num_threads(execution.threads_each)
     ranks = Ranks.of_process_group()
     live = LiveFolder(Path(job["live"]), writes=ranks.first)
-    done = train_recipe(
-        from_plain(job["plan"]), Store(Path(job["store"])), {name: Path(path) for name, path in job["shards"].items()},
-        execution, machine=Machine.of(execution, ranks), watch=live, only=job["only"],
-    )  # fmt: skip
+    if live.ended():
+        return
+    shards = {name: Path(path) for name, path in job["shards"].items()}
+    try:
+        done = train_recipe(
+            from_plain(job["plan"]), Store(Path(job["store"])), shards, execution,
+            machine=Machine.of(execution, ranks), watch=live, only=job["only"],
+        )  # fmt: skip
+    except foreseen() as error:
+        live.write_outcome(done=False, error=str(error), mistake=is_mistake(error))
+        raise
     if ranks.first:
-        live.write_outcome(done)
+        live.write_outcome(done=done)
 
 
 def train_here(

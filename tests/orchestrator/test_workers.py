@@ -22,9 +22,12 @@ from orchestrator.plan import Recipe
 from orchestrator.ranks import Ranks
 from orchestrator.store import Store
 
+# Adam's first steps are as long for a gradient of rounding errors as for a real one, so sums in another order drift
+# apart: by 0.3 % after 8 steps here, where a rank with the wrong samples or count is tens of percent off at once.
+DRIFT = 0.02
 SETTINGS = {
     "stages.pretrain.optim.clip_norm": 1.0,
-    "stages.pretrain.optim.lr": 1e-4,  # Adam turns rounding into steps where a gradient is nearly zero
+    "stages.pretrain.optim.lr": 1e-4,
     "stages.finetune.augment.noise": 0.05,
 }
 
@@ -77,9 +80,12 @@ def test_the_number_of_workers_is_no_part_of_a_stages_identity(both):
 def test_two_workers_take_the_steps_of_one(both, stage):
     one, two = (lines(stage_folders(root)[stage] / "metrics.jsonl") for root in both)
     assert [(row["kind"], row["step"]) for row in one] == [(row["kind"], row["step"]) for row in two]
-    for alone, together in zip(one, two, strict=True):
-        if alone["kind"] == "step":
-            assert together["loss/ctc"] == pytest.approx(alone["loss/ctc"], rel=2e-3)
+    steps = [pair for pair in zip(one, two, strict=True) if pair[0]["kind"] == "step"]
+    first = 2e-6 if stage == "pretrain" else DRIFT  # the others start from weights that have drifted already
+    for alone, together in steps:
+        close = first if alone["step"] == 0 else DRIFT
+        assert together["loss/ctc"] == pytest.approx(alone["loss/ctc"], rel=close)
+        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=max(close, 0.2 if close == DRIFT else 0))
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune_frozen", "finetune"])
@@ -87,7 +93,7 @@ def test_two_workers_validate_every_word_once(both, stage):
     one, two = (lines(stage_folders(root)[stage] / "metrics.jsonl", "validation") for root in both)
     for alone, together in zip(one, two, strict=True):
         assert together["rendered/n"] == alone["rendered/n"] == 24
-        assert together["rendered/loss"] == pytest.approx(alone["rendered/loss"], rel=2e-3)
+        assert together["rendered/loss"] == pytest.approx(alone["rendered/loss"], rel=DRIFT)
 
 
 def test_two_workers_end_with_the_weights_of_one(both):
@@ -98,7 +104,8 @@ def test_two_workers_end_with_the_weights_of_one(both):
         ends.append(checkpoint.read(folder / last).tensors)
     for file in ("weights.cnn", "weights.rnn"):
         for name, value in ends[0][file].items():
-            assert_close(ends[1][file][name], value, rtol=1e-2, atol=2e-4, msg=f"{file} {name}")
+            if "running" not in name and "num_batches" not in name:  # at most every step the other way
+                assert_close(ends[1][file][name], value, rtol=DRIFT, atol=2 * 16 * 1e-4, msg=f"{file} {name}")
 
 
 @pytest.mark.ray
@@ -112,5 +119,5 @@ def test_two_ray_workers_train_to_a_record(both, tmp_path, ray_of_two_cpus):
     [folder] = tmp_path.glob("runs/small/pretrain-*")
     one = lines(stage_folders(both[0])["pretrain"] / "metrics.jsonl", "epoch")
     two = lines(folder / "metrics.jsonl", "epoch")
-    assert [row["loss/ctc"] for row in two] == pytest.approx([row["loss/ctc"] for row in one], rel=2e-3)
+    assert [row["loss/ctc"] for row in two] == pytest.approx([row["loss/ctc"] for row in one], rel=DRIFT)
     assert os.path.exists(folder / "record.json")
