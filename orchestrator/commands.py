@@ -62,10 +62,14 @@ def stop_on_signals(live: LiveFolder) -> list[int]:
 
 def ingested(recipe: Recipe, store: Store, *, roots: Mapping[str, Path], sources: Sequence[str]) -> dict[str, Path]:
     """Source -> folder of its shards, made where they are not there or not up to date."""
+    from datasets.row import Stamped
     from orchestrator.console import counting, say
     from orchestrator.ingest import ingest
     from orchestrator.manifest import Manifest, summary
 
+    for name in set(sources) - set(roots):  # who reads a folder asks for it now, not after the hours another takes
+        if not isinstance(recipe.sources[name], Stamped):
+            next(iter(recipe.sources[name].rows(None)), None)
     store.ready()
     folders = {}
     for name in sources:

@@ -117,7 +117,7 @@ def _bar_text(status: Mapping[str, Any]) -> str:
 
 
 def _headline(metrics: Mapping[str, float]) -> dict[str, float]:
-    wanted = ("word_accuracy_36", "word_accuracy_62", "cer")
+    wanted = ("word_accuracy_36", "cer")
     return {name: value for name, value in metrics.items() if name.rpartition("/")[2] in wanted}
 
 

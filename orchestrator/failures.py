@@ -7,6 +7,7 @@ def foreseen() -> tuple[type[Exception], ...]:
     """Their classes. They come again when the same thing is tried again, so nothing is retried for them."""
     from datasets.row import SourceError
     from orchestrator.checkpoint import CheckpointError
+    from orchestrator.journal import JournalError
     from orchestrator.limits import PlanError
     from orchestrator.live import RunFailed
     from orchestrator.loop import NonFinite
@@ -18,7 +19,7 @@ def foreseen() -> tuple[type[Exception], ...]:
 
     return (
         PlanError, SourceError, GateNotMet, PreflightError, StoreError, CheckpointError, ShardError, IngestError,
-        NonFinite, RunFailed,
+        JournalError, NonFinite, RunFailed,
     )  # fmt: skip
 
 

@@ -152,8 +152,8 @@ def make_all(specs: Sequence[ShardSpec], folder: Path) -> Iterator[ShardFile]:
     import ray.data
 
     jobs = [{"spec": pickle.dumps(spec), "folder": str(folder.resolve())} for spec in specs]
-    made = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map(_make_job)
-    with _quiet_ray_data():
+    with _quiet_ray_data():  # a dataset keeps the context that it was made in
+        made = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map(_make_job)
         for row in made.iter_rows():
             if row["error"]:
                 raise IngestError(row["error"])

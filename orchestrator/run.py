@@ -146,6 +146,8 @@ def ingest_command(options: argparse.Namespace) -> int:
 
 def evaluate_command(options: argparse.Namespace) -> int:
     recipe, store = resolved(options), _store(options)
+    if options.stage:
+        recipe.stage(options.stage)  # a name that does not exist is told before anything is ingested
     names = [_known(name, recipe) for name in options.on] or list(recipe.sources)
     needed = list(dict.fromkeys([*_sources_of(recipe, recipe.stages), *names]))
     shards = commands.ingested(recipe, store, roots=_roots(options, recipe), sources=needed)
@@ -313,7 +315,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PlanError(f"{path}: {error}") from error
+        raise PlanError(f"{path}: {' '.join(str(error).split())}") from error  # YAML's own messages have many lines
     if not isinstance(data, dict):
         raise PlanError(f"{path}: expected settings by name, got {type(data).__name__}")
     return data
