@@ -121,3 +121,28 @@ def test_two_ray_workers_train_to_a_record(both, tmp_path, ray_of_two_cpus):
     two = lines(folder / "metrics.jsonl", "epoch")
     assert [row["loss/ctc"] for row in two] == pytest.approx([row["loss/ctc"] for row in one], rel=DRIFT)
     assert os.path.exists(folder / "record.json")
+
+
+@pytest.mark.ray
+def test_a_failure_that_would_come_again_is_told_and_not_trained_again(both, tmp_path, ray_of_two_cpus):
+    from orchestrator.live import RunFailed
+    from orchestrator.worker import new_live_folder, train_on_ray
+
+    store = Store(tmp_path)
+    gated = small_recipe(**SETTINGS | {"stages.pretrain.gate": {"rendered/word_accuracy_36": 0.99}})
+    live = new_live_folder(store)
+    with pytest.raises(RunFailed, match=r"below its gate of 0\.9900; its weights are in"):
+        train_on_ray(gated, store, shards_in(both[0]), Execution(threads=1, device="cpu"), live=live, only=["pretrain"])
+    [folder] = tmp_path.glob("runs/small/pretrain-*")
+    started = [row for row in lines(folder / "speed.jsonl") if row["kind"] == "epoch"]
+    assert len(started) == 2  # the two epochs of the one time it was trained
+
+
+@pytest.mark.ray
+def test_more_workers_than_there_are_cpus_is_refused_at_once(tmp_path, ray_of_two_cpus):
+    from orchestrator.plan import PlanError
+    from orchestrator.worker import new_live_folder, train_on_ray
+
+    store = Store(tmp_path)
+    with pytest.raises(PlanError, match="--workers 64: needs 64 CPUs, the cluster has 2; use fewer workers"):
+        train_on_ray(recipe(), store, {}, Execution(workers=64), live=new_live_folder(store), only=[])
