@@ -82,17 +82,18 @@ def verify(folder: Path) -> Mapping[str, Any]:
     """The manifest of a sound checkpoint. Raises :class:`CheckpointError` naming file, found and expected."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        files, schema = manifest["files"], manifest["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        schema, _ = manifest["schema"], dict(manifest["fits"])
+        expected = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: no readable manifest.json ({type(error).__name__}: {error})") from error
     if schema != SCHEMA:
         raise CheckpointError(f"{folder}: written in checkpoint schema {schema}; this version reads {SCHEMA}")
-    for name, expected in files.items():
+    for name, (size, sha256) in expected.items():
         path = folder / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != expected["bytes"]:
-            raise CheckpointError(f"{path}: {size} bytes, expected {expected['bytes']}; the checkpoint is damaged")
-        if sha256_of(path) != expected["sha256"]:
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            raise CheckpointError(f"{path}: {found} bytes, expected {size}; the checkpoint is damaged")
+        if sha256_of(path) != sha256:
             raise CheckpointError(f"{path}: its SHA-256 is not the manifest's; the checkpoint is damaged")
     return manifest
 
@@ -139,7 +140,7 @@ def rotate(checkpoints: Path, *, keep: Iterable[str], newest: int) -> None:
     """Delete all checkpoints but the ``newest`` ones and those named in ``keep``, and drafts of dead writers."""
     folders = sorted(checkpoints.glob("step-*"))
     kept = set(keep) | {folder.name for folder in folders[-newest:]}
-    for folder in folders:
+    for folder in [*folders, *checkpoints.glob(".step-*.draft")]:
         if folder.name not in kept:
             shutil.rmtree(folder)
 

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.limits import at_least, within
+
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
@@ -28,6 +30,11 @@ class Execution:
     compile: bool = False
     checkpoint_every_s: float = 60.0
     retries: int = 3
+
+    def __post_init__(self) -> None:
+        at_least("--workers", self.workers, 0)
+        at_least("--threads", self.threads, 0)
+        within("--checkpoint-every", self.checkpoint_every_s, 0, 1e9)
 
     @property
     def threads_each(self) -> int:

@@ -45,6 +45,8 @@ def named(path: str) -> Any:
 def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
     """Twelve hex digits that change when what this stage learns, learns from or starts from changes.
 
+    A gate only judges the result, so that lowering one trains nothing again.
+
     Args:
         data: source name -> content hash of its shards; a source that is not yet ingested stands for its settings.
     """
@@ -54,7 +56,7 @@ def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
         "task": plain(recipe.task),
         "image": recipe.image.sha256,
         "alphabet": recipe.alphabet.sha256,
-        "stage": plain(stage),
+        "stage": {key: value for key, value in plain(stage).items() if key != "gate"},
         "data": {name: data.get(name) or plain(recipe.sources[name]) for name in stage.sources},
         "start_from": fingerprint(recipe, parent, data) if parent else None,
     }

@@ -242,6 +242,11 @@ class Stage:
             limits.finite(f"{where}: red line of {metric!r}", drop)
         for metric, least in self.gate.items():
             limits.reachable(f"{where}: gate", metric, least)
+        if self.optim.accumulate > 1 and len(self.terms) > 1:
+            raise PlanError(
+                f"{where}: optim.accumulate is {self.optim.accumulate} and it has {len(self.terms)} terms; their "
+                "denominators differ, so accumulating would not give their means. Set accumulate to 1."
+            )
         if self.batch_size % self.optim.accumulate:
             raise PlanError(
                 f"{where}: batch_size {self.batch_size} does not divide into {self.optim.accumulate} micro-batches"

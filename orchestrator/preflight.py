@@ -108,8 +108,8 @@ def check_frames(task: nn.Module, recipe: Recipe, widths: Sequence[int], device:
 
 
 def check_division(stage: Stage, data: TrainingData, ranks: Ranks) -> None:
-    """Every step has samples for every rank and micro-batch."""
-    smallest = min(len(step.samples) for step in data.steps(0))
+    """Every step has samples for every rank and micro-batch: none is under half of ``batch_size``, but in tiny sets."""
+    smallest = min(stage.batch_size // 2, *(len(step.samples) for step in data.steps(0)))
     if smallest < ranks.count * stage.optim.accumulate:
         raise PreflightError(
             f"stage {stage.name!r}: its smallest step has {smallest} samples, too few for {ranks.count} workers with "

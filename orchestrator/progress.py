@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.limits import less_is_better
 from orchestrator.plan import Stage
 
 
@@ -62,16 +63,11 @@ def note_validation(stage: Stage, progress: Progress, metrics: Mapping[str, floa
 def red_lines_crossed(stage: Stage, before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
     """Metric -> how far it fell, for each that fell further than its red line below ``before``."""
     falls = {
-        metric: (now[metric] - before[metric]) * (1 if mode_of(metric) == "min" else -1)
+        metric: (now[metric] - before[metric]) * (1 if less_is_better(metric) else -1)
         for metric in stage.red_lines
         if metric in before
     }
     return {metric: fall for metric, fall in falls.items() if fall > stage.red_lines[metric]}
-
-
-def mode_of(metric: str) -> str:
-    """Whether less or more of a metric is better."""
-    return "min" if metric.rpartition("/")[2] in ("loss", "cer") else "max"
 
 
 def stops_early(stage: Stage, progress: Progress) -> bool:

@@ -126,11 +126,6 @@ def _accumulate(
     ranks: Ranks, stop_asked: bool, learning: Sequence[Tensor],
 ) -> Tensor:  # fmt: skip
     """Several micro-batches of one term: the count is known only at the end, so the gradient is divided then."""
-    if len(stage.terms) > 1:
-        raise ValueError(
-            f"stage {stage.name!r}: optim.accumulate is {stage.optim.accumulate} and it has {len(stage.terms)} terms; "
-            "their denominators differ, so accumulating would not give their means. Set accumulate to 1."
-        )
     measured = []
     for batch in batches:
         means = _measure(stage, batch, forward, autocast)
