@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datasets.rendered import RenderedWords
 from orchestrator.override import override
-from orchestrator.plan import Cosine, Recipe
+from orchestrator.plan import Augment, Cosine, Recipe
 from orchestrator.recipes.words import three_stages
 
 WORN = "worn"
@@ -18,9 +18,9 @@ WORN = "worn"
 def recipe() -> Recipe:
     words = three_stages(
         name="demo",
-        rendered=RenderedWords(count=24_000, valid=500, style="plain"),
+        rendered=RenderedWords(count=20_000, valid=500, random=0.0, style="plain"),
         real_name=WORN,
-        real=RenderedWords(count=6_000, valid=500, seed=1, style="scene"),
+        real=RenderedWords(count=24_000, valid=500, random=0.0, seed=1, style="scene"),
     )
     return override(
         words,
@@ -31,12 +31,16 @@ def recipe() -> Recipe:
             "stages.pretrain.optim.lr": 4e-3,
             "stages.pretrain.schedule": Cosine(warmup=0.05),
             "stages.pretrain.batch_size": 32,
-            "stages.pretrain.epochs": 4,
+            "stages.pretrain.epochs": 3,
             "stages.pretrain.gate": {"rendered/word_accuracy_36": 0.3},
             "stages.finetune_frozen.epochs": 1,
             "stages.finetune_frozen.optim.lr": 1e-3,
+            "stages.finetune_frozen.data.epoch_samples": 5_000,
+            "stages.finetune_frozen.augment": Augment(),
             "stages.finetune.epochs": 4,
-            "stages.finetune.optim.lr": 2e-3,
+            "stages.finetune.optim.lr": 3e-3,
             "stages.finetune.schedule": Cosine(warmup=0.05),
+            "stages.finetune.data.epoch_samples": 24_000,
+            "stages.finetune.augment": Augment(),
         },
     )
