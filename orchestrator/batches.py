@@ -53,10 +53,6 @@ class Samples:
         shards, row = self.located(sample)
         return shards.texts[row]
 
-    def text_raw(self, sample: int) -> str:
-        shards, row = self.located(sample)
-        return shards.texts_raw[row]
-
     def words(self, sample: int, key: str) -> list[str]:
         """The words that came with a sample under ``key``, none when its source has none."""
         shards, row = self.located(sample)

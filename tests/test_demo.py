@@ -23,7 +23,7 @@ def demo(tmp_path_factory):
         [sys.executable, "-m", "orchestrator.run"], cwd=folder, capture_output=True, text=True, timeout=LIMIT_S
     )
     assert done.returncode == 0, done.stderr
-    return folder, done.stderr
+    return folder, done.stderr + done.stdout
 
 
 def test_the_last_stage_reads_four_of_five_held_out_words(demo):
