@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,9 @@ import torch
 from small import Quiet, small_recipe
 
 from datasets.folder import LabelledFolder
-from datasets.row import BadImage
+from datasets.image import ImageFile
+from datasets.row import BadImage, Row
+from models.batch import Read
 from models.text import ALNUM62
 from orchestrator import checkpoint
 from orchestrator.batches import samples_of
@@ -149,3 +152,45 @@ def test_beam_readings_are_scored_beside_greedy_ones(reader, tmp_path, pictures)
 def test_without_lexicons_no_lexicon_accuracy_is_claimed(reader, tmp_path, pictures):
     metrics = score(reader, lexicon_samples(reader, tmp_path, pictures), lexicons=True, beam=0)
     assert not [name for name in metrics if name.startswith("lexicon")]
+
+
+class Spells(torch.nn.Module):
+    """Reads "cat" as "cot", but not by much; reads anything else as "dog"."""
+
+    def forward(self, batch):
+        logits = torch.full((len(batch.ids), 8, ALNUM62.classes), -20.0)
+        logits[:, :, 0] = 0.0
+        for row, tokens in enumerate(batch.tokens.tolist()):
+            cat = tokens[:3] == ALNUM62.encode("cat")
+            for place, symbol in enumerate(ALNUM62.encode("cot" if cat else "dog")):
+                logits[row, 2 * place, symbol] = 10.0
+            if cat:
+                logits[row, 2, ALNUM62.encode("a")[0]] = 9.5
+        return Read(logits=logits, frames=torch.full((len(batch.ids),), 8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithLexicons:
+    """Two test words and one to train on, each with the lexicon DOG, CAT, SUN."""
+
+    def rows(self, root):
+        for text, split in (("cat", "test"), ("sun", "test"), ("no", "train")):
+            lexicon = {"lexicon_small": ["DOG", "CAT", "SUN"]}
+            image = ImageFile(str(root / "CAT.png"))
+            yield Row(id=text, image=image, text=text, group=text, split=split, extras=lexicon)
+
+    def describe(self, root):
+        return {}
+
+
+def test_a_lexicon_chooses_the_likeliest_of_its_words_whatever_their_case(reader, tmp_path, pictures):
+    recipe = reader.recipe
+    folder = ingest(
+        WithLexicons(), tmp_path, name="mine", image=recipe.image, alphabet=reader.alphabet, frames=reader.frames,
+        store=tmp_path / "store", make=make_here,
+    )  # fmt: skip
+    samples = samples_of({"mine": Shards.open(folder, verify=True)}, {"mine": "test"}, reader.alphabet, reader.frames)
+    metrics = score(replace(reader, task=Spells()), samples, lexicons=True, beam=0)
+    assert metrics["word_accuracy_36"] == 0.0  # "cot" and "dog"
+    assert metrics["lexicon_50_accuracy_36"] == 0.5  # CAT is likelier than DOG and SUN; the other one is DOG
+    assert metrics["lexicon_50_n"] == 2 and "lexicon_1k_n" not in metrics
