@@ -1,50 +1,58 @@
-"""Words drawn and prepared per second of one core's time, in each style.
+"""Words drawn and prepared per second of one core's time, in each style, against the plain grey one.
 
 Run: ``python -m benchmarks.rendering [--fonts system] [--words 10000]``
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
+from benchmarks.measure import Sample, flag, interleaved, middle, options, ratio, report
 from datasets.image import ImageSpec
 from datasets.rendered import RenderedWords
+from datasets.row import Row
 
 
-def words_per_second(source: RenderedWords, spec: ImageSpec, *, words: int) -> float:
-    """Rate of ``load`` and ``prepare``, once each face is open."""
-    rows = list(islice(source.rows(None), words))
-    for row in rows:
-        row.image.load()
-    start = time.process_time()
-    for row in rows:
-        spec.prepare(row.image.load())
-    return len(rows) / (time.process_time() - start)
+def drawn(rows: Sequence[Row], spec: ImageSpec) -> int:
+    """``rows`` drawn and prepared; how many."""
+    return sum(1 for row in rows if spec.prepare(row.image.load()).shape[0] == spec.height)
 
 
-def rows_per_second(source: RenderedWords) -> float:
-    """Rate at which rows are listed, before any is drawn."""
-    start = time.process_time()
-    listed = sum(1 for _ in source.rows(None))
-    return listed / (time.process_time() - start)
+def listed(source: RenderedWords) -> int:
+    """The rows of ``source`` listed, none drawn; how many."""
+    return sum(1 for _ in source.rows(None))
+
+
+def per_cpu_second(sample: Sample) -> float:
+    return float(sample.result) / sample.cpu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--words", type=int, default=10_000)
     parser.add_argument("--fonts", choices=("shipped", "system"), default="shipped")
     asked = parser.parse_args()
-    clean = RenderedWords(count=asked.words, style="plain", fonts=asked.fonts)
+    words = 200 if asked.quick else asked.words
+    clean = RenderedWords(count=words, style="plain", fonts=asked.fonts)
     scene = replace(clean, style="scene")
+    ways: dict[str, Callable[[], int]] = {}
     for source in (clean, scene, replace(scene, colour=True)):
-        rate = words_per_second(source, ImageSpec(channels=3 if source.colour else 1), words=asked.words)
-        print(f"{source.style:5} {'RGB' if source.colour else 'grey':4} {rate:9,.0f} words/s on one core")
-    listing = RenderedWords(count=1_000_000, fonts=asked.fonts)
-    next(listing.rows(None))
-    print(f"listed     {rows_per_second(listing):9,.0f} rows/s")
+        rows = list(islice(source.rows(None), words))
+        spec = ImageSpec(channels=3 if source.colour else 1)
+        drawn(rows[: len(rows) // 4], spec)  # opens most faces
+        ways[f"{source.style}, {'RGB' if source.colour else 'grey'}"] = partial(drawn, rows, spec)
+    ways["rows listed, not drawn"] = partial(listed, replace(scene, count=words * 10))
+    found = interleaved(ways, asked.rounds or (1 if asked.quick else 3))
+    first = found["plain, grey"]
+    table = [
+        [f"{name}, per second of a core", f"{middle(first, per_cpu_second):,.0f}",
+         f"{middle(each, per_cpu_second):,.0f}", f"{ratio(each, first, per_cpu_second):.2f}x{flag(each)}", ""]
+        for name, each in found.items()
+    ]  # fmt: skip
+    report(table, [sample for each in found.values() for sample in each], quick=asked.quick)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ class Alphabet:
     whitespace: Literal["strip", "keep"] = "strip"
 
     def __post_init__(self) -> None:
+        if self.blank != 0:
+            raise ValueError(f"Alphabet: blank is {self.blank!r}; it is class 0 here, in every checkpoint and loss")
         doubled = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
         if doubled or not self.symbols:
             raise ValueError(f"Alphabet: symbols must be distinct and at least one; doubled: {doubled or 'none'}")

@@ -7,14 +7,16 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from models.batch import Batch
-from models.text import Alphabet, Frames, LabelError, frames_needed
+from models.text import Alphabet, Frames
 from orchestrator.augment import augmented
+from orchestrator.labels import Labels
 from orchestrator.order import Step, bucket_widths, draws_per_epoch, epoch_samples, of_rank, steps_of
 from orchestrator.plan import Augment, Stage
 from orchestrator.ranks import Ranks
@@ -73,29 +75,27 @@ class Samples:
             out[here] = gathered
         return out if out is not None else np.zeros((0, 0, width, 1), np.uint8)
 
-    def label(self, sample: int) -> tuple[list[int], bool]:
-        """The label's classes, and whether CTC can be asked for it: it can be spelled, and in the frames there are."""
-        try:
-            classes = self._alphabet.encode(self.text(sample))
-        except LabelError:
-            return [], False
-        fits = frames_needed(classes) <= self._frames.of(int(self.widths[sample]))
-        return classes, bool(classes) and fits
+    @cached_property
+    def labels(self) -> Labels:
+        """All labels, encoded; made when they are first asked for."""
+        return Labels.together([shards.labels(rows, self._alphabet) for shards, rows in self._parts])
+
+    @cached_property
+    def counted(self) -> np.ndarray:
+        """``(n,)`` whether CTC can be asked for each label: it can be spelled, and in the frames there are."""
+        frames = self.widths // self._frames.stride + self._frames.offset
+        return (self.labels.lengths > 0) & (self.labels.needed <= frames)
 
     def collated(self, step: Step) -> Collated:
         """The samples of ``step`` as arrays; NumPy alone, so that a thread can make it beside a training step."""
-        labels, counted = zip(*(self.label(int(sample)) for sample in step.samples), strict=True)
-        tokens = np.zeros((len(labels), max(map(len, labels)) or 1), np.int64)
-        for row, classes in enumerate(labels):
-            tokens[row, : len(classes)] = classes
-        least = [(frames_needed(classes) - self._frames.offset) * self._frames.stride for classes in labels]
+        needed = self.labels.needed[step.samples].astype(np.int64)
         return Collated(
             pixels=self.pixels(step.samples, step.width),
             widths=self.widths[step.samples].astype(np.int64),
-            least=np.array(least, np.int64),
-            tokens=tokens,
-            lengths=np.array([len(classes) for classes in labels], np.int64),
-            counted=np.array(counted),
+            least=(needed - self._frames.offset) * self._frames.stride,
+            tokens=self.labels.tokens(step.samples),
+            lengths=self.labels.lengths[step.samples].astype(np.int64),
+            counted=self.counted[step.samples],
             ids=tuple(step.samples.tolist()),
         )
 
@@ -156,13 +156,14 @@ class TrainingData:
     device: torch.device
 
     @property
-    def _draws(self) -> list[int]:
+    def draws(self) -> list[int]:
+        """Samples of each source in an epoch."""
         mix = self.stage.data
         return draws_per_epoch(self.samples.sizes, list(mix.shares.values()), mix.epoch_samples)
 
     @property
     def samples_per_epoch(self) -> int:
-        return sum(self._draws)
+        return sum(self.draws)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -170,8 +171,13 @@ class TrainingData:
 
     def steps(self, epoch: int) -> list[Step]:
         """The steps of an epoch over all ranks."""
-        drawn = epoch_samples(self.samples.sizes, self._draws, epoch=epoch, seed=(self.seed,))
+        drawn = epoch_samples(self.samples.sizes, self.draws, epoch=epoch, seed=(self.seed,))
         return steps_of(drawn, self.samples.widths[drawn], self.buckets, self.stage.batch_size)
+
+    def source_ids(self, samples: Sequence[int]) -> list[str]:
+        """What the samples are called where they come from."""
+        places = [self.samples.located(sample) for sample in samples]
+        return [shards.ids[row] for shards, row in places]
 
     @contextmanager
     def batches(self, epoch: int, first_step: int) -> Iterator[Iterator[list[Batch]]]:
@@ -190,6 +196,10 @@ class TrainingData:
 
         with ahead(gathered(), depth=PREFETCH) as steps:
             yield ([self._batch(collated, epoch) for collated in step] for step in steps)
+
+    def batch_of(self, step: Step) -> Batch:
+        """The samples of ``step``, whatever rank this is, augmented as in the first epoch."""
+        return self._batch(self.samples.collated(step), 0)
 
     def _batch(self, collated: Collated, epoch: int) -> Batch:
         return on_device(collated, self.device, augment=self.stage.augment, epoch=epoch, seed=self.seed)

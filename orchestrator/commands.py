@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -10,15 +11,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.execution import Execution
+from orchestrator.execution import Execution, available_cores, check_workers
 from orchestrator.identity import fingerprint
 from orchestrator.plan import PlanError, Recipe
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
     from orchestrator.live import LiveFolder
+    from orchestrator.tracking.points import StageAt
 
 DONE, FAILED, MISTAKE = 0, 1, 2
 
@@ -26,23 +28,125 @@ DONE, FAILED, MISTAKE = 0, 1, 2
 def train(
     recipe: Recipe, store: Store, execution: Execution, *,
     roots: Mapping[str, Path], sources: Sequence[str], only: Sequence[str] = (),
+    trackers: str = "none", report: bool = True,
 ) -> int:  # fmt: skip
     """Ingest what is not, then train; shows how it goes, and after a stop what to say to go on."""
     from orchestrator.console import say, watch
     from orchestrator.live import LiveFolder
+    from orchestrator.preflight import check_names
+    from orchestrator.tracking import following, sinks_named
     from orchestrator.worker import new_live_folder, train_here, train_on_ray
 
+    check_names(execution.accept)
+    sinks = sinks_named(trackers)
     shards = ingested(recipe, store, roots=roots, sources=sources)
+    stages = _folders(recipe, store, shards, only)
     live = LiveFolder(new_live_folder(store))
     launch = train_on_ray if execution.workers else train_here
     received = stop_on_signals(live)
-    done = watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only))
-    shutil.rmtree(live.folder)
+    with following(recipe, store, stages, sinks, say=say) as tracking:
+        done = watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only))
+        shutil.rmtree(live.folder)
+        if done and report:
+            _reported(stages[-1].folder, store, execution)
     if done:
+        for place in tracking.where:
+            say(place)
         return DONE
     say("Stopped; a checkpoint is saved. This goes on from there:")
     say(f"  python -m orchestrator.run {shlex.join(sys.argv[1:])}".rstrip())
     return 128 + (received[0] if received else signal.SIGINT)
+
+
+def check(
+    recipe: Recipe, store: Store, execution: Execution, *,
+    roots: Mapping[str, Path], sources: Sequence[str], only: Sequence[str], as_json: bool,
+) -> int:  # fmt: skip
+    """Run every check of preflight for every stage, print what each found; 1 when any refuses."""
+    from orchestrator.live import LiveFolder
+    from orchestrator.pipeline import Machine, check_recipe
+    from orchestrator.preflight import check_names
+    from orchestrator.ranks import Ranks
+    from orchestrator.worker import new_live_folder
+
+    check_names(execution.accept)
+    if "RAY_ADDRESS" not in os.environ:
+        check_workers(execution, cpus=available_cores(), gpus=_visible_gpus())
+    shards = ingested(recipe, store, roots=roots, sources=sources)
+    machine = Machine.of(execution, Ranks())
+    live = LiveFolder(new_live_folder(store))
+    refused, told = False, 0
+    try:
+        for name, preflight in check_recipe(
+            recipe, store, shards, execution, machine=machine, watch=live, only=only
+        ):  # fmt: skip
+            _print_checks(name, preflight.lines[told:], as_json=as_json)
+            refused |= preflight.refused
+            told = told or len(preflight.lines)  # those of the data come first, and with every stage again
+    finally:
+        shutil.rmtree(live.folder)
+    return FAILED if refused else DONE
+
+
+def _print_checks(name: str, lines: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    if not as_json:
+        print(name)
+    for line in lines:
+        if as_json:
+            print(json.dumps({"of": name, **line}))
+        else:
+            print(f"  {line['verdict']:8s} {line['check']:10s} {line['seconds']:6.2f} s  {line['found']}")
+
+
+def _visible_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _folders(recipe: Recipe, store: Store, shards: Mapping[str, Path], only: Sequence[str]) -> list[StageAt]:
+    """Where each stage that is asked for lies, and its number in the recipe."""
+    from orchestrator.manifest import Manifest
+    from orchestrator.tracking.points import StageAt
+
+    contents = {name: Manifest.read(folder).content for name, folder in shards.items()}
+    return [
+        StageAt(number, stage, store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents)))
+        for number, stage in enumerate(recipe.stages)
+        if not only or stage.name in only
+    ]
+
+
+def _reported(folder: Path, store: Store, execution: Execution) -> None:
+    """Write the report of a finished stage; a failure to do so is told and harms nothing."""
+    from orchestrator.console import say
+
+    try:
+        report(folder, store, execution)
+    except Exception as error:
+        say(f"warning: no report could be written: {type(error).__name__}: {error}")
+
+
+def report(place: Path, store: Store, execution: Execution) -> int:
+    """Write the report of a stage and its ancestors, and say where it is."""
+    from orchestrator.console import say
+    from orchestrator.pipeline import Machine
+    from orchestrator.ranks import Ranks
+    from orchestrator.report import write_report
+
+    folder = place.parent if place.name == "record.json" else place
+    page, text = write_report(folder.expanduser().resolve(), store, Machine.of(execution, Ranks()))
+    say(f"Report: {page}")
+    say(f"        {text}")
+    return DONE
+
+
+def export(place: Path, to: Path, *, onnx: bool, replace: bool, images: Sequence[Path]) -> int:
+    """Write a deployable folder, and say what it was compared on."""
+    from orchestrator.export import export as exported
+
+    print(exported(place, to, onnx=onnx, replace=replace, images=images).summary)
+    return DONE
 
 
 def stop_on_signals(live: LiveFolder) -> list[int]:

@@ -25,6 +25,11 @@ def epoch_line(status: Mapping[str, Any]) -> str:
     return f"{line} - {status['finished']}" if status["finished"].startswith("early") else line
 
 
+def event_line(event: Mapping[str, Any]) -> str:
+    """``warning: WHAT WAS FOUND. Likely cause: CAUSE. What to change: CHANGE.``."""
+    return f"warning: {event['says']}. Likely cause: {event['cause']}. What to change: {event['change']}."
+
+
 def watch(live: LiveFolder, work: Callable[[], bool]) -> bool:
     """Run ``work`` in a thread and show what it tells in ``live`` until it ends. Returns or raises what it does."""
     outcome: list[Any] = []
@@ -79,7 +84,7 @@ def _view(live: LiveFolder) -> Iterator[Callable[[], None]]:
 
 
 class _Told:
-    """The ends of epochs that were already shown."""
+    """The ends of epochs and the events that were already shown."""
 
     def __init__(self, live: LiveFolder) -> None:
         self.path, self.place, self.stage = live.folder / "events.jsonl", 0, ""
@@ -99,6 +104,8 @@ class _Told:
                 show(f"Stage {self.stage}" + (": has a record already, skipped" if row.get("skipped_stage") else ""))
             if row.get("ended"):
                 show(epoch_line(row))
+            for event in row.get("events", ()):
+                show(event_line(event))
 
 
 def _bars() -> Progress:

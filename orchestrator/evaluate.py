@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import Batch, Read
-from models.decoding import confidence, greedy
+from models.decoding import BLANK, confidence, greedy
 from models.losses.text import ctc
 from models.metrics.text import TextScores, protocols_of, text_scores
 from models.text import Alphabet
@@ -37,13 +38,15 @@ def evaluate(
     """Every metric of every set, as ``SET/METRIC``, with ``SET/n`` words; the same numbers on every rank.
 
     ``SET/loss`` is CTC in nats per character over the words that can be spelled in their frames; a word that cannot
-    is still read, and counts as an error in all other metrics.
+    is still read, and counts as an error in all other metrics. Three say whether predictions collapse:
+    ``SET/blank_share`` of valid frames are blank, ``SET/entropy`` is that of a frame's posterior as a share of the most
+    it can be, and ``SET/distinct`` different readings there are per word.
     """
     metrics: dict[str, float] = {}
     for name, samples in sets.items():
-        scores, loss = _sums(task, samples, alphabet, device=device, autocast=autocast, ranks=ranks)
-        metrics |= {f"{name}/{metric}": value for metric, value in scores.values().items()}
-        metrics |= {f"{name}/loss": float(loss[0] / loss[1].clamp(min=1)), f"{name}/n": float(len(samples))}
+        found = _sums(task, samples, alphabet, device=device, autocast=autocast, ranks=ranks)
+        values = found.scores.values() | found.shares() | {"n": float(len(samples))}
+        metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
     return metrics
 
 
@@ -71,18 +74,61 @@ def read_of(batch: Batch, out: Read, alphabet: Alphabet) -> list[Reading]:
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the network made of a set, over all ranks.
+
+    Attributes:
+        loss: CTC's total and count.
+        frames: valid ones: how many, how many of them blank, and the sum of their entropies in nats.
+        distinct: different readings.
+        words: how many were read.
+        classes: of the network, blank included.
+    """
+
+    scores: TextScores
+    loss: tuple[float, float]
+    frames: tuple[float, float, float]
+    distinct: int
+    words: int
+    classes: int
+
+    def shares(self) -> dict[str, float]:
+        (total, count), (frames, blank, nats) = self.loss, self.frames
+        return {
+            "loss": total / max(count, 1),
+            "blank_share": blank / max(frames, 1),
+            "entropy": nats / max(frames, 1) / math.log(self.classes),
+            "distinct": self.distinct / max(self.words, 1),
+        }
+
+
 def _sums(
     task: nn.Module, samples: Samples, alphabet: Alphabet, *,
     device: torch.device, autocast: Callable[[], AbstractContextManager[Any]], ranks: Ranks,
-) -> tuple[TextScores, Tensor]:  # fmt: skip
+) -> Found:  # fmt: skip
     protocols = protocols_of(alphabet)
     scores = text_scores([], [], normalize=alphabet.normalize, protocols=protocols)
-    loss = torch.zeros(2, dtype=torch.float64, device=device)
+    sums = torch.zeros(5, dtype=torch.float64, device=device)
+    readings: set[str] = set()
     for batch, out in outputs(task, samples, device=device, autocast=autocast, ranks=ranks):
         mean = ctc(batch, out)
-        loss += torch.stack([mean.total, mean.count]).double()
+        sums += torch.cat([torch.stack([mean.total, mean.count]).double(), frames_of(out)])
         texts = [alphabet.normalize(alphabet.decode(label)) for label in greedy(out.logits, out.frames)]
+        readings.update(texts)
         truths = [samples.text(sample) for sample in batch.ids]
         scores += text_scores(texts, truths, normalize=alphabet.normalize, protocols=protocols)
     flat = ranks.sum(torch.tensor(scores.flat(), dtype=torch.float64, device=device))
-    return scores.unflat(flat.tolist()), ranks.sum(loss)
+    total, count, frames, blank, nats = ranks.sum(sums).tolist()
+    return Found(
+        scores=scores.unflat(flat.tolist()), loss=(total, count), frames=(frames, blank, nats),
+        distinct=len(set().union(*ranks.gather(readings))), words=len(samples), classes=alphabet.classes,
+    )  # fmt: skip
+
+
+def frames_of(out: Read) -> Tensor:
+    """``(3,)`` float64: valid frames, those whose likeliest class is blank, and the sum of their entropies in nats."""
+    valid = torch.arange(out.logits.shape[1], device=out.logits.device) < out.frames[:, None]  # (B, T)
+    blank = (out.logits.argmax(dim=2) == BLANK) & valid
+    nats = torch.special.entr(out.logits.softmax(dim=2)).sum(dim=2).masked_fill(~valid, 0)
+    return torch.stack([valid.sum(), blank.sum(), nats.double().sum()]).double()

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.limits import at_least, within
+from orchestrator.limits import PlanError, at_least, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class Execution:
         compile: ``torch.compile`` the task. Pays on a GPU only.
         checkpoint_every_s: seconds between resumable checkpoints inside an epoch.
         retries: how often a lost worker group is started again from the newest checkpoint.
+        accept: preflight checks whose refusal is recorded instead of ending the run.
     """
 
     workers: int = 1
@@ -30,6 +31,7 @@ class Execution:
     compile: bool = False
     checkpoint_every_s: float = 60.0
     retries: int = 3
+    accept: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         at_least("--workers", self.workers, 0)
@@ -40,6 +42,18 @@ class Execution:
     def threads_each(self) -> int:
         """CPU threads of one worker."""
         return self.threads or max(available_cores() // max(self.workers, 1), 1)
+
+
+def check_workers(execution: Execution, *, cpus: int, gpus: int) -> None:
+    """Raise :class:`PlanError` unless the workers that are asked for fit the machines there are."""
+    if execution.device == "cuda" and gpus < execution.workers:
+        raise PlanError(f"--device cuda with {execution.workers} workers: the cluster has {gpus} GPUs")
+    each = min(execution.threads_each, max(cpus // max(execution.workers, 1), 1))
+    if cpus < execution.workers * each:
+        raise PlanError(
+            f"--workers {execution.workers}: needs {execution.workers * each} CPUs, the cluster has {cpus}; "
+            "use fewer workers"
+        )
 
 
 def available_cores() -> int:

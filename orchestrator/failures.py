@@ -7,10 +7,11 @@ def foreseen() -> tuple[type[Exception], ...]:
     """Their classes. They come again when the same thing is tried again, so nothing is retried for them."""
     from datasets.row import SourceError
     from orchestrator.checkpoint import CheckpointError
+    from orchestrator.export import ExportError
     from orchestrator.journal import JournalError
     from orchestrator.limits import PlanError
     from orchestrator.live import RunFailed
-    from orchestrator.loop import NonFinite
+    from orchestrator.loop import FrozenChanged, NonFinite
     from orchestrator.manifest import ShardError
     from orchestrator.pipeline import GateNotMet
     from orchestrator.preflight import PreflightError
@@ -19,7 +20,7 @@ def foreseen() -> tuple[type[Exception], ...]:
 
     return (
         PlanError, SourceError, GateNotMet, PreflightError, StoreError, CheckpointError, ShardError, IngestError,
-        JournalError, NonFinite, RunFailed,
+        JournalError, NonFinite, FrozenChanged, RunFailed, ExportError,
     )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def named(path: str) -> Any:
 def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
     """Twelve hex digits that change when what this stage learns, learns from or starts from changes.
 
-    A gate only judges the result, so that lowering one trains nothing again.
+    A gate or a floor only judges, so that lowering one trains nothing again; nor does moving imported weights.
 
     Args:
         data: source name -> content hash of its shards; a source that is not yet ingested stands for its settings.
@@ -56,7 +56,7 @@ def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
         "task": plain(recipe.task),
         "image": recipe.image.sha256,
         "alphabet": recipe.alphabet.sha256,
-        "stage": {key: value for key, value in plain(stage).items() if key != "gate"},
+        "stage": _decisive(plain(stage)),
         "data": {name: data.get(name) or plain(recipe.sources[name]) for name in stage.sources},
         "start_from": fingerprint(recipe, parent, data) if parent else None,
     }
@@ -64,6 +64,13 @@ def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
     if shares != sorted(shares):  # the first is the primary source, but digest() forgets the order of keys
         identity["shares"] = shares
     return digest(identity)[:12]
+
+
+def _decisive(stage: Any) -> Any:
+    """A stage as JSON data, without what decides only whether it may run or where something lies."""
+    start = stage["start_from"]
+    kept = {key: value for key, value in start.items() if key not in ("floor", "place")} if start else start
+    return {key: value for key, value in stage.items() if key != "gate"} | {"start_from": kept}
 
 
 def digest(data: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,11 +47,12 @@ def sensible_mode(where: str, metric: str, mode: str) -> None:
     one_of(f"{where} of {metric!r}", mode, ("min",) if less_is_better(metric) else ("max", "min"))
 
 
-def reachable(where: str, metric: str, least: float) -> None:
-    """A gate: the least that a metric must reach."""
-    finite(f"{where} of {metric!r}", least)
-    if less_is_better(metric):
-        raise PlanError(f"{where} of {metric!r}: a gate is the least that must be reached, but less of it is better")
+def floors(where: str, least: Mapping[str, float]) -> None:
+    """The least that each metric must reach."""
+    for metric, value in least.items():
+        finite(f"{where} of {metric!r}", value)
+        if less_is_better(metric):
+            raise PlanError(f"{where} of {metric!r}: it is the least that must be reached, but less of it is better")
 
 
 def less_is_better(metric: str) -> bool:
@@ -69,11 +70,15 @@ def check_stage(stage: Stage, *, earlier: Sequence[str], recipe: Recipe) -> None
     where = f"stage {stage.name!r}"
     if stage.name in earlier:
         raise PlanError(f"{where} appears twice; stage names address checkpoints and must be unique")
-    if stage.start_from and stage.start_from.stage not in earlier:
+    parent = getattr(stage.start_from, "stage", None)
+    if parent is not None and parent not in earlier:
         raise PlanError(
-            f"{where} starts from {stage.start_from.stage!r}, which does not run before it; "
-            f"earlier stages: {', '.join(earlier) or 'none'}"
+            f"{where} starts from {parent!r}, which does not run before it; earlier stages: "
+            f"{', '.join(earlier) or 'none'}"
         )
+    for name, term in stage.terms.items():
+        if unknown := set(term.trains) - set(stage.learn):
+            raise PlanError(f"{where}: term {name!r} trains {sorted(unknown)}, but what learns is {list(stage.learn)}")
     parts = set(recipe.task.parts)
     loaded = set(stage.start_from.parts) if stage.start_from else set()
     if unknown := (set(stage.learn) | loaded) - parts:
@@ -91,3 +96,5 @@ def check_stage(stage: Stage, *, earlier: Sequence[str], recipe: Recipe) -> None
                 "a metric is called SOURCE/NAME, such as "
                 f"{next(iter(stage.validate))}/word_accuracy_36"
             )
+    if stage.red_lines and stage.start_from is None:
+        raise PlanError(f"{where}: red_lines forbid falling below the start, but it starts from nothing")

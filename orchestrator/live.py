@@ -21,7 +21,7 @@ class RunFailed(RuntimeError):
 
 @dataclass
 class LiveFolder:
-    """``events.jsonl`` (a line for each epoch), ``status.json`` (now), ``stop`` (please), ``outcome.json`` (the end).
+    """``events.jsonl`` (epochs, events), ``status.json`` (now), ``stop`` (please), ``outcome.json`` (the end).
 
     Implements :class:`orchestrator.loop.Watch`.
 
@@ -40,10 +40,10 @@ class LiveFolder:
         (self.folder / "stop").touch()
 
     def tell(self, status: Mapping[str, Any]) -> None:
-        """Make ``status`` known: the ends of epochs always, what lies between at most four times a second."""
+        """Make ``status`` known: ends of epochs and events always, what lies between at most four times a second."""
         if not self.writes:
             return
-        if status.get("ended") or status.get("skipped_stage"):
+        if status.get("ended") or status.get("skipped_stage") or status.get("events"):
             with (self.folder / "events.jsonl").open("a") as file:
                 file.write(json.dumps(status) + "\n")
         elif time.monotonic() - self._told_at < TELL_EVERY_S:

@@ -6,7 +6,6 @@ started again takes the same path: see :class:`orchestrator.progress.Progress` f
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,12 +14,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.batch import Batch
 from orchestrator import checkpoint
-from orchestrator.checkpoint import Writer
+from orchestrator.checkpoint import Staging, Writer
+from orchestrator.events import Event
+from orchestrator.events_clock import events_of_clock
+from orchestrator.events_validation import events_of_validation, red_line
 from orchestrator.journal import Journal, Log
+from orchestrator.ledger import Ledger
+from orchestrator.pace import Pace
 from orchestrator.plan import Stage
 from orchestrator.progress import Progress, note_validation, stops_early
 from orchestrator.ranks import Ranks
@@ -35,12 +39,17 @@ class NonFinite(RuntimeError):
     """More updates than the plan allows had a loss or gradient that was not finite."""
 
 
+class FrozenChanged(RuntimeError):
+    """A part that a stage freezes was not the same afterwards."""
+
+
 class StageData(Protocol):
     """What a stage learns from: ``steps_per_epoch`` updates, each a list of micro-batches of this rank."""
 
     @property
     def steps_per_epoch(self) -> int: ...
     def batches(self, epoch: int, first_step: int) -> AbstractContextManager[Iterator[list[Batch]]]: ...
+    def source_ids(self, samples: Sequence[int]) -> list[str]: ...
 
 
 class Watch(Protocol):
@@ -62,6 +71,7 @@ class Setting:
         evaluate: all validation metrics of the task it is given.
         forward: runs the task; another function than the task itself when it is compiled.
         checkpoint_every_s: seconds between checkpoints inside an epoch.
+        judge_start: is shown the validation before the first step; raises if a stage must not start from there.
     """
 
     folder: Path
@@ -74,6 +84,7 @@ class Setting:
     ranks: Ranks
     watch: Watch
     checkpoint_every_s: float
+    judge_start: Callable[[Mapping[str, float]], None] = lambda metrics: None
 
     @property
     def checkpoints(self) -> Path:
@@ -87,33 +98,41 @@ def train_stage(stage: Stage, task: nn.Module, data: StageData, setting: Setting
 
     Raises:
         NonFinite: too many updates were skipped.
+        FrozenChanged: a part that must not learn has changed.
         CheckpointError: a checkpoint does not fit, or could not be written.
     """
     trainee = trainee_of(stage, task)
     log = Log(setting.folder / "speed.jsonl", writes=setting.ranks.first)
-    resumed = _resume(trainee, setting, log)
+    damaged: list[str] = []
+    resumed = _resume(trainee, setting, log, damaged)
     frozen = hash_of_frozen(task, stage.learn)
     session = _Session(stage, trainee, setting, data, log)
+    session.say_of_clock([_damaged_checkpoint(trainee.progress, what) for what in damaged])
     try:
         if stage.start_from and not resumed:
             trainee.progress.baseline = session.validate()
+            setting.judge_start(trainee.progress.baseline)
             session.save()
         while not trainee.progress.finished and session.run_epoch():
             pass
     finally:
         session.close()
     if hash_of_frozen(task, stage.learn) != frozen:
-        raise AssertionError(f"stage {stage.name!r} changed a frozen part; only {stage.learn} may learn")
+        raise FrozenChanged(
+            f"stage {stage.name!r} changed a parameter or buffer of a frozen part; only {list(stage.learn)} may learn. "
+            "Look for a forward pass that updates a buffer although its part is in eval mode"
+        )
     return trainee.progress
 
 
-def _resume(trainee: Trainee, setting: Setting, log: Log) -> bool:
-    """Put back the newest sound checkpoint of this stage, on every rank the same one. False when there is none."""
-    damaged: list[str] = []
+def _resume(trainee: Trainee, setting: Setting, log: Log, damaged: list[str]) -> bool:
+    """Put back the newest sound checkpoint of this stage, on every rank the same one. False when there is none.
+
+    Args:
+        damaged: what is wrong with each newer one is added here.
+    """
     first = setting.ranks.first
     found = checkpoint.newest_sound(setting.checkpoints, passed_over=damaged.append) if first else None
-    for what in damaged:
-        log.write("damaged_checkpoint", {"what": what})
     name = setting.ranks.agree(found[0].name if found else None)
     if name is None:
         return False
@@ -125,131 +144,121 @@ def _resume(trainee: Trainee, setting: Setting, log: Log) -> bool:
     return True
 
 
+def _damaged_checkpoint(progress: Progress, what: str) -> Event:
+    return Event(
+        event="damaged_checkpoint", epoch=progress.epoch, step=progress.step,
+        says=f"{what}; training goes on from update {progress.step}",
+        cause="the disk was full, or something else wrote there",
+        change="look after the disk; nothing in the plan",
+        evidence={"what": what, "goes_on_from": progress.step},
+    )  # fmt: skip
+
+
 class _Session:
     """One stretch of training between start (or resume) and end (or stop): the side effects of the loop."""
 
     def __init__(self, stage: Stage, trainee: Trainee, setting: Setting, data: StageData, log: Log) -> None:
         self.stage, self.trainee, self.setting, self.data, self.log = stage, trainee, setting, data, log
-        self.writer = Writer()
+        self.writer, self.staging = Writer(), Staging()
         self.steps = stage.epochs * data.steps_per_epoch
-        self.pending: list[tuple[Tensor, Sequence[int]]] = []
         self.saved_at = time.monotonic()
+        self.said: set[str] = set()
         self.journal = Journal(
             setting.folder / "metrics.jsonl", length=trainee.progress.journal, writes=setting.ranks.first
         )
+        self.ledger = Ledger(stage, trainee, self.journal, ranks=setting.ranks, named=data.source_ids)
 
     def run_epoch(self) -> bool:
         """Train to the end of the epoch, validate and save. False when a stop was asked for on the way."""
-        progress = self.trainee.progress
-        started, waited, done = time.monotonic(), 0.0, 0
+        progress, setting, pace = self.trainee.progress, self.setting, Pace()
         with self.data.batches(progress.epoch, progress.step_in_epoch) as batches:
-            waiting = time.monotonic()
-            for micro in batches:
-                waited += time.monotonic() - waiting
-                done += sum(len(batch.ids) for batch in micro) * self.setting.ranks.count
-                if self._step(micro, samples_per_s=done / max(time.monotonic() - started, 1e-9)):
+            for micro in pace.over(batches):
+                pace.samples += sum(len(batch.ids) for batch in micro) * setting.ranks.count
+                if self._step(micro, pace):
                     self.save()
                     return False
-                waiting = time.monotonic()
-        self._flush()
-        seconds = time.monotonic() - started
-        rates = {"samples_per_s": done / max(seconds, 1e-9), "data_wait_share": waited / max(seconds, 1e-9)}
-        self.log.write("epoch", {"epoch": progress.epoch + 1, "seconds": seconds} | rates)
+        self._read()
+        line, waited, busy = pace.of_ranks(setting.ranks, setting.device)
+        now = progress.epoch + 1
+        self.log.write("epoch", {"epoch": now} | line)
+        self.say_of_clock(
+            events_of_clock(
+                self.stage, epoch=now, step=progress.step, seconds=line["seconds"], waited=waited, busy=busy
+            )
+        )
         self._end_epoch()
         return True
 
-    def _step(self, micro: list[Batch], *, samples_per_s: float) -> bool:
+    def _step(self, micro: list[Batch], pace: Pace) -> bool:
         """One update. True when any rank was asked to stop."""
         setting, progress = self.setting, self.trainee.progress
         torch.manual_seed(hash((setting.seed, progress.step)) & 0x7FFFFFFF)  # whatever draws in the step is repeatable
         measured = update(
-            self.trainee, self.stage, micro, lr=self._lr(progress.step), forward=setting.forward,
-            autocast=setting.autocast, ranks=setting.ranks, stop_asked=setting.watch.stop_asked(),
+            self.trainee, self.stage, micro, lr=learning_rate(self.stage, progress.step, self.steps),
+            forward=setting.forward, autocast=setting.autocast, ranks=setting.ranks,
+            stop_asked=setting.watch.stop_asked(), compare_terms=progress.step_in_epoch == 0,
         )  # fmt: skip
-        self.pending.append((measured, [sample for batch in micro for sample in batch.ids]))
-        progress.step += 1
-        progress.step_in_epoch += 1
-        if len(self.pending) < FLUSH_EVERY[setting.device.type]:
+        self.ledger.note(measured, [sample for batch in micro for sample in batch.ids])
+        if self.ledger.pending < FLUSH_EVERY[setting.device.type]:
             return False
-        stop = self._flush()
-        self._tell(self._means(), samples_per_s=samples_per_s)
+        stop = self._read()
+        self._tell(self.ledger.means(), samples_per_s=pace.samples_per_s)
         if not stop and time.monotonic() - self.saved_at > setting.checkpoint_every_s:
             self.save()
         return stop
 
-    def _flush(self) -> bool:
-        """Read what the last steps measured, write their lines, check for non-finite ones. True to stop."""
-        if not self.pending:
-            return False
-        progress, names = self.trainee.progress, list(self.stage.terms)
-        rows = torch.stack([measured for measured, _ in self.pending]).tolist()
-        first = progress.step - len(rows)
-        for step, (row, (_, samples)) in enumerate(zip(rows, self.pending, strict=True), start=first):
-            means = self._add(names, row)
-            line = {"step": step, "epoch": progress.epoch, "lr": self._lr(step)}
-            self.journal.write("step", line | means | {"grad_norm": _finite_or_none(row[-2])})
-            if row[-1]:
-                progress.skipped += 1
-                self.journal.write("nonfinite", {"step": step, "terms": means, "samples": list(samples)})
-        self.pending.clear()
+    def _read(self) -> bool:
+        """Enter what the last steps measured. True when any rank was asked to stop."""
+        stop, progress = self.ledger.read(), self.trainee.progress
         if progress.skipped > self.stage.nonfinite_limit:
             raise NonFinite(
                 f"stage {self.stage.name!r}, step {progress.step - 1}: {progress.skipped} updates had a loss or "
                 f"gradient that was not finite, more than nonfinite_limit {self.stage.nonfinite_limit}; steps, terms "
-                f"and samples are in {self.setting.folder / 'metrics.jsonl'} (kind: nonfinite). Lower optim.lr, or "
+                f"and samples are in {self.setting.folder / 'metrics.jsonl'} (event: nonfinite). Lower optim.lr, or "
                 "look at those samples."
             )
-        return any(row[2 * len(names)] > 0 for row in rows)
-
-    def _add(self, names: Sequence[str], row: Sequence[float]) -> dict[str, float | None]:
-        """Add one step's totals to the epoch's, and return its means by ``loss/TERM``."""
-        means: dict[str, float | None] = {}
-        for index, name in enumerate(names):
-            total, count = row[index], row[len(names) + index]
-            means[f"loss/{name}"] = _finite_or_none(total / max(count, 1))
-            if math.isfinite(total):
-                sums = self.trainee.progress.sums.setdefault(name, [0.0, 0.0])
-                sums[0] += total
-                sums[1] += count
-        return means
+        return stop
 
     def _end_epoch(self) -> None:
         """Close the epoch's books, validate if it is time, decide about stopping, and save."""
-        stage, progress = self.stage, self.trainee.progress
-        means = self._means()
-        progress.epoch += 1
-        progress.step_in_epoch, progress.sums = 0, {}
-        line = {"epoch": progress.epoch, "step": progress.step, "lr": self._lr(progress.step - 1)}
-        self.journal.write("epoch", line | means)
+        stage, progress, means = self.stage, self.trainee.progress, self.ledger.means()
+        loss = self.ledger.close_epoch()
         last = progress.epoch == stage.epochs
         if last or progress.epoch % stage.validate_every == 0:
-            self.validate()
+            self.validate(loss)
             stops_early(stage, progress)
         if last and not progress.finished:
             progress.finished = "all epochs done"
         self.save()
         self._tell(means, ended=True)
 
-    def validate(self) -> dict[str, float]:
-        """Measure, write the line, and take in what it says."""
+    def validate(self, loss: float | None = None) -> dict[str, float]:
+        """Measure, write the line, and take in what it says.
+
+        Args:
+            loss: of the epoch that was just trained; none before the first.
+        """
         stage, progress = self.stage, self.trainee.progress
         freeze_all_but(self.trainee.task, ())
         metrics = self.setting.evaluate(self.trainee.judged)
         freeze_all_but(self.trainee.task, stage.learn)
         crossed = note_validation(stage, progress, metrics)
-        self.journal.write("validation", {"epoch": progress.epoch, "step": progress.step} | metrics)
-        if crossed:
-            self.journal.write("red_line", {"step": progress.step, "crossed": crossed})
+        now = {"epoch": progress.epoch, "step": progress.step}
+        self.journal.write("validation", now | metrics)
+        self.ledger.say(red_line(stage, **now, crossed=crossed))
+        if loss is not None:
+            self.ledger.say(events_of_validation(stage, progress.seen, **now, metrics=metrics, loss=loss))
         return metrics
 
     def save(self) -> None:
         """Hand a copy of everything to the writer; older checkpoints go once the new one is on disk."""
-        self._flush()
+        self._read()
         progress = self.trainee.progress
         progress.journal = self.journal.sync()
         if not self.setting.ranks.first:
             return
-        contents = contents_of(self.trainee, self.setting.fits).staged()
+        self.writer.wait()  # it may still read what the copy goes to
+        contents = self.staging.copy(contents_of(self.trainee, self.setting.fits))
         folder = checkpoint.folder_of(self.setting.checkpoints, progress.step)
         keep = [checkpoint.folder_of(folder.parent, best["step"]).name for best in progress.best.values()]
 
@@ -264,23 +273,19 @@ class _Session:
         self.writer.wait()
         self.journal.close()
 
-    def _lr(self, step: int) -> float:
-        return learning_rate(self.stage, step, self.steps)
-
-    def _means(self) -> dict[str, float]:
-        """Each term's mean over the epoch so far, as ``loss/TERM``."""
-        sums = self.trainee.progress.sums
-        return {f"loss/{name}": total / max(count, 1) for name, (total, count) in sums.items()}
+    def say_of_clock(self, found: Sequence[Event]) -> None:
+        """Log events that depend on the clock or the machine, and tell each kind once."""
+        for event in found:
+            self.log.write("event", event.line())
+            if event.event not in self.said:
+                self.said.add(event.event)
+                self.ledger.untold.append(event)
 
     def _tell(self, loss: Mapping[str, float], *, samples_per_s: float = 0.0, ended: bool = False) -> None:
         progress = self.trainee.progress
         self.setting.watch.tell(
             {"stage": self.stage.name, "epoch": progress.epoch, "epochs": self.stage.epochs, "step": progress.step,
-             "steps": self.steps, "lr": self._lr(max(progress.step - 1, 0)), "loss": loss,
-             "samples_per_s": samples_per_s, "validation": progress.latest,
+             "steps": self.steps, "lr": progress.lr, "loss": loss,
+             "samples_per_s": samples_per_s, "validation": progress.latest, "events": self.ledger.told(),
              "ended": ended, "skipped": progress.skipped, "finished": progress.finished}
         )  # fmt: skip
-
-
-def _finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None

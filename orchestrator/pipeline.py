@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,20 +16,29 @@ import torch
 from torch import nn
 
 from models.batch import Batch
-from orchestrator import checkpoint, preflight
+from orchestrator import checkpoint
 from orchestrator.batches import Samples, TrainingData, chosen_buckets, samples_of
 from orchestrator.evaluate import evaluate
 from orchestrator.execution import Execution
 from orchestrator.files import write_json
 from orchestrator.identity import digest, fingerprint, plain
+from orchestrator.imported import load_imported
 from orchestrator.loop import Setting, Watch, train_stage
-from orchestrator.plan import PlanError, Recipe, Stage
+from orchestrator.order import Step
+from orchestrator.plan import Imported, PlanError, Recipe, Stage, StartFrom
+from orchestrator.preflight import Found, Preflight, PreflightError
+from orchestrator.preflight.data import check_labels, check_shards_fit, check_splits_disjoint, check_validation
+from orchestrator.preflight.machine import check_resources
+from orchestrator.preflight.model import Trial, check_effective, check_frames, check_gradients
+from orchestrator.preflight.plan import check_settings, check_start
 from orchestrator.progress import Progress
 from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
 from orchestrator.store import Record, Store
+from orchestrator.trained import fits_of
 from orchestrator.weights import load_judged
 
+TRIED = 16  # samples of the first step that preflight takes gradients of
 RECORDED_VERSIONS = ("plumbline", "torch", "ray", "numpy", "pyarrow", "opencv-python-headless")
 
 
@@ -75,16 +84,15 @@ def train_recipe(
     :class:`orchestrator.preflight.PreflightError`, :class:`orchestrator.plan.PlanError` and what the loop raises.
     """
     opened = {name: Shards.open(folder, verify=True) for name, folder in shards.items()}
-    preflight.check_shards_fit(recipe, opened)
-    preflight.check_splits_disjoint(opened)
     contents = {name: each.manifest.content for name, each in opened.items()}
-    for stage in recipe.stages:
-        if only and stage.name not in only:
-            continue
+    stages = [stage for stage in recipe.stages if not only or stage.name in only]
+    checked: Preflight | None = None
+    for stage in stages:
         folder = store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents))
         record = store.read(folder)
         if record is None:
-            run = _StageRun(recipe, stage, store, opened, contents, execution, machine, watch)
+            checked = checked or check_data(recipe, stages, opened, Preflight(accept=execution.accept))
+            run = _StageRun(recipe, stage, store, opened, contents, execution, machine, watch, checked.followed())
             record = run.train(folder)
             if record is None:
                 return False
@@ -92,6 +100,43 @@ def train_recipe(
             watch.tell({"stage": stage.name, "skipped_stage": True, "validation": dict(record.metrics)})
         check_gate(stage, record, folder)
     return True
+
+
+def check_recipe(
+    recipe: Recipe, store: Store, shards: Mapping[str, Path], execution: Execution, *,
+    machine: Machine, watch: Watch, only: Sequence[str] = (),
+) -> Iterator[tuple[str, Preflight]]:  # fmt: skip
+    """What the checks of the data find, as ``"data"``, then each stage with those and its own; nothing is trained.
+
+    Checks go on after a refusal where they can. A stage whose parent has no record yet is checked with random weights,
+    and its floor is not.
+    """
+    opened = {name: Shards.open(folder, verify=True) for name, folder in shards.items()}
+    contents = {name: each.manifest.content for name, each in opened.items()}
+    stages = [stage for stage in recipe.stages if not only or stage.name in only]
+    checked = Preflight(accept=execution.accept, collect=True)
+    try:
+        check_data(recipe, stages, opened, checked)
+    except PreflightError:  # it is in the lines, and nothing else can be looked at without it
+        stages = []
+    yield "data", checked
+    for stage in stages:
+        preflight = checked.followed()
+        run = _StageRun(recipe, stage, store, opened, contents, execution, machine, watch, preflight)
+        with suppress(PreflightError):
+            run.check(store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents)))
+        yield stage.name, preflight
+
+
+def check_data(
+    recipe: Recipe, stages: Sequence[Stage], shards: Mapping[str, Shards], preflight: Preflight
+) -> Preflight:
+    """What is the same for all stages, checked once: hashes, labels, splits. Returns ``preflight``."""
+    learned_from = {name: shards[name] for stage in stages for name in stage.data.shares}
+    preflight.run("hashes", lambda: check_shards_fit(recipe, shards))
+    preflight.run("labels", lambda: check_labels(learned_from, recipe.alphabet))  # type: ignore[arg-type]
+    preflight.run("splits", lambda: check_splits_disjoint(shards))
+    return preflight
 
 
 def check_gate(stage: Stage, record: Record, folder: Path) -> None:
@@ -109,16 +154,6 @@ def stage_seed(recipe: Recipe, stage: Stage) -> int:
     return int(digest([recipe.seed, stage.name])[:7], 16)
 
 
-def fits_of(recipe: Recipe) -> dict[str, Any]:
-    """What weights trained for ``recipe`` belong to; weights of another alphabet or ImageSpec never load."""
-    return {
-        "alphabet": recipe.alphabet.sha256,
-        "ImageSpec": recipe.image.sha256,
-        "blank": 0,
-        "task": plain(recipe.task),
-    }
-
-
 @dataclass(frozen=True)
 class _StageRun:
     """One stage on its way to a record."""
@@ -131,35 +166,81 @@ class _StageRun:
     execution: Execution
     machine: Machine
     watch: Watch
+    preflight: Preflight
 
     def train(self, folder: Path) -> Record | None:
         """Train to the end and record it; None when a stop was asked for."""
-        recipe, stage, machine = self.recipe, self.stage, self.machine
-        seed = stage_seed(recipe, stage)
+        stage, machine = self.stage, self.machine
         parent, start = self._parent()
-        torch.manual_seed(seed)
-        task: nn.Module = recipe.task.build()  # type: ignore[assignment]
-        if start is not None and stage.start_from is not None:
-            load_judged(task, start, fits_of(recipe), stage.start_from.parts)
-        task = machine.place(task)
-        data, sets, warnings = self._data(seed)
-        preflight.check_frames(task, recipe, _widths_met(data, sets), machine.device)
+        task = self._task(start)
+        data, sets = self._data()
+        self._check(folder, task, data, sets)
         if machine.ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / "plan.json", plain(recipe))
+            write_json(folder / "plan.json", plain(self.recipe))
         machine.ranks.wait()
-        progress = train_stage(stage, task, data, self._setting(folder, task, sets, seed))
+        progress = train_stage(stage, task, data, self._setting(folder, task, sets))
         if not progress.finished:
             return None
         if machine.ranks.first:
-            self.store.write(folder, self._record(folder, progress, parent, warnings))
+            self._judge_start(progress.baseline)  # a run that was interrupted did so before
+            self.store.write(folder, self._record(folder, progress, parent))
         machine.ranks.wait()
         return self.store.read(folder)
+
+    def check(self, folder: Path) -> None:
+        """Every check of :meth:`train`, and none of its steps."""
+        start: Path | None = None
+        waits = ""
+        try:
+            _, start = self._parent()
+        except (PlanError, GateNotMet) as error:
+            waits = f"not looked at: {error}"
+        task = self._task(start)
+        data, sets = self._data()
+        self._check(folder, task, data, sets)
+        if self.stage.start_from is not None:
+            baseline = {} if waits else self._setting(folder, task, sets).evaluate(task)
+            self.preflight.run("start", lambda: Found(says=waits) if waits else check_start(self.stage, baseline))
+
+    def _task(self, start: Path | None) -> nn.Module:
+        """The task with the weights that the stage starts from, on this machine's device."""
+        stage = self.stage
+        torch.manual_seed(stage_seed(self.recipe, stage))
+        task: nn.Module = self.recipe.task.build()  # type: ignore[assignment]
+        if start is not None and stage.start_from is not None:
+            load_judged(task, start, fits_of(self.recipe), stage.start_from.parts)
+        elif isinstance(stage.start_from, Imported):
+            self.preflight.run("hashes", lambda: load_imported(task, stage, self.recipe))
+        return self.machine.place(task)
+
+    def _check(self, folder: Path, task: nn.Module, data: TrainingData, sets: Mapping[str, Samples]) -> None:
+        """All that must be true before the first step, on the batch that the first step takes."""
+        recipe, stage, machine, run = self.recipe, self.stage, self.machine, self.preflight.run
+        steps = data.steps(0)
+        total = stage.epochs * data.steps_per_epoch
+        run("validation", lambda: check_validation(stage, sets))
+        run("settings", lambda: check_settings(
+            stage, recipe, steps=total, samples=data.samples.sizes, draws=data.draws))  # fmt: skip
+        run("resources", lambda: check_resources(
+            stage, task, folder, smallest_step=min(len(step.samples) for step in steps), ranks=machine.ranks.count,
+        ))  # fmt: skip
+        run("frames", lambda: check_frames(task, recipe, _widths_met(data, sets), machine.device))
+        batch = data.batch_of(Step(steps[0].samples[:TRIED], steps[0].width))
+        trial = Trial(
+            stage=stage, task=task, batch=batch, autocast=machine.autocast, ranks=machine.ranks, steps=total
+        )  # fmt: skip
+        run("gradients", lambda: check_gradients(trial))
+        run("effective", lambda: check_effective(trial))
+
+    def _judge_start(self, measured: Mapping[str, float]) -> None:
+        if self.stage.start_from is not None and all(line["check"] != "start" for line in self.preflight.lines):
+            self.preflight.run("start", lambda: check_start(self.stage, measured))
 
     def _parent(self) -> tuple[Record | None, Path | None]:
         """The record this stage starts from, and the checkpoint it names."""
         parent = self.recipe.parent(self.stage)
-        if parent is None or self.stage.start_from is None:
+        if parent is None or not isinstance(self.stage.start_from, StartFrom):
             return None, None
         folder = self.store.folder(self.recipe.name, parent.name, fingerprint(self.recipe, parent, self.contents))
         record = self.store.read(folder)
@@ -171,7 +252,7 @@ class _StageRun:
         check_gate(parent, record, folder)
         return record, folder / (record.last if self.stage.start_from.which == "last" else record.checkpoint)
 
-    def _data(self, seed: int) -> tuple[TrainingData, dict[str, Samples], list[str]]:
+    def _data(self) -> tuple[TrainingData, dict[str, Samples]]:
         recipe, stage, machine = self.recipe, self.stage, self.machine
         alphabet, frames = recipe.alphabet, recipe.task.frames
         train = samples_of(self.shards, dict.fromkeys(stage.data.shares, "train"), alphabet, frames)  # type: ignore[arg-type]
@@ -180,14 +261,12 @@ class _StageRun:
             for name, split in stage.validate.items()
         }
         data = TrainingData(
-            stage=stage, samples=train, buckets=chosen_buckets(train), seed=seed,
+            stage=stage, samples=train, buckets=chosen_buckets(train), seed=stage_seed(recipe, stage),
             ranks=machine.ranks, device=machine.device,
         )  # fmt: skip
-        preflight.check_labels(stage, self.shards)
-        preflight.check_division(stage, data, machine.ranks)
-        return data, sets, preflight.check_validation(stage, sets)
+        return data, sets
 
-    def _setting(self, folder: Path, task: nn.Module, sets: Mapping[str, Samples], seed: int) -> Setting:
+    def _setting(self, folder: Path, task: nn.Module, sets: Mapping[str, Samples]) -> Setting:
         machine = self.machine
 
         def measure(judged: nn.Module) -> dict[str, float]:
@@ -198,12 +277,13 @@ class _StageRun:
 
         forward: Callable[[Batch], Any] = torch.compile(task) if self.execution.compile else task
         return Setting(
-            folder=folder, fits=fits_of(self.recipe), seed=seed, device=machine.device, autocast=machine.autocast,
+            folder=folder, fits=fits_of(self.recipe), seed=stage_seed(self.recipe, self.stage), device=machine.device,
+            autocast=machine.autocast,
             evaluate=measure, forward=forward, ranks=machine.ranks, watch=self.watch,
-            checkpoint_every_s=self.execution.checkpoint_every_s,
+            checkpoint_every_s=self.execution.checkpoint_every_s, judge_start=self._judge_start,
         )  # fmt: skip
 
-    def _record(self, folder: Path, progress: Progress, parent: Record | None, warnings: list[str]) -> Record:
+    def _record(self, folder: Path, progress: Progress, parent: Record | None) -> Record:
         name_of = lambda step: f"checkpoints/{checkpoint.folder_of(folder, step).name}"  # noqa: E731
         best = {metric: {**found, "checkpoint": name_of(found["step"])} for metric, found in progress.best.items()}
         result = best[self.stage.best[0].metric]
@@ -221,7 +301,9 @@ class _StageRun:
             before=progress.baseline, steps=progress.step, epochs=progress.epoch, skipped=progress.skipped,
             finished=progress.finished, parent=parent.fingerprint if parent else "", plan=plain(self.recipe), data=data,
             execution=execution, versions={name: importlib.metadata.version(name) for name in RECORDED_VERSIONS},
-            warnings=tuple(warnings), ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            effective=self.preflight.facts.get("effective", {}), preflight=tuple(self.preflight.lines),
+            accepted=dict(self.preflight.accepted), warnings=tuple(self.preflight.warnings),
+            ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
 
 

@@ -7,61 +7,33 @@ single GPU is asked for. Where and how fast it runs is `orchestrator/execution.p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from orchestrator import limits
+from orchestrator.kinds import AlphabetLike, Fingerprinted, ScheduleLike, SourceLike, TaskLike
 from orchestrator.limits import PlanError, at_least, positive, within
 from orchestrator.schedule import Constant, Cosine, OneCycle, StepDown
+from orchestrator.start import Imported, StartFrom
 
 __all__ = [
-    "Augment", "Best", "Constant", "Cosine", "EarlyStop", "Mix", "OneCycle", "Optim", "PlanError", "Recipe", "Stage",
-    "StartFrom", "StepDown", "Term",
+    "Augment", "Best", "Constant", "Cosine", "EarlyStop", "Imported", "Mix", "OneCycle", "Optim", "PlanError", "Recipe",
+    "Stage", "StartFrom", "StepDown", "Term",
 ]  # fmt: skip
-
-
-class Fingerprinted(Protocol):
-    @property
-    def sha256(self) -> str: ...
-
-
-class AlphabetLike(Fingerprinted, Protocol):
-    @property
-    def classes(self) -> int: ...
-
-
-class FramesLike(Protocol):
-    def of(self, width: int) -> int: ...
-
-
-class TaskLike(Protocol):
-    """The config of a task: which parts it has, how many classes it reads, how it is built."""
-
-    @property
-    def parts(self) -> tuple[str, ...]: ...
-    @property
-    def classes(self) -> int: ...
-    @property
-    def frames(self) -> FramesLike: ...
-    def build(self) -> object: ...
-
-
-class SourceLike(Protocol):
-    def rows(self, root: Path | None) -> Iterator[object]: ...
-
-
-class ScheduleLike(Protocol):
-    def factor(self, step: int, steps: int) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One addend of an objective: ``weight * loss(batch, outputs)``."""
+    """One addend of an objective: ``weight * loss(batch, outputs)``.
+
+    Attributes:
+        trains: parts that this term must send gradient into; every part that learns when none is named.
+    """
 
     loss: Callable[..., object]
     weight: float = 1.0
+    trains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         limits.finite("Term.weight", self.weight)
@@ -175,19 +147,6 @@ class EarlyStop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartFrom:
-    """Weights to begin with: named parts of an earlier stage's checkpoint, and nothing else of it."""
-
-    stage: str
-    parts: tuple[str, ...]
-    which: Literal["best", "last"] = "best"
-
-    def __post_init__(self) -> None:
-        at_least("StartFrom.parts: how many", len(self.parts), 1)
-        limits.one_of("StartFrom.which", self.which, ("best", "last"))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One leg of progressive training: what learns, towards what, on what, from where, for how long.
 
@@ -222,7 +181,7 @@ class Stage:
     early_stop: EarlyStop | None = None
     red_lines: Mapping[str, float] = field(default_factory=dict)
     gate: Mapping[str, float] = field(default_factory=dict)
-    start_from: StartFrom | None = None
+    start_from: StartFrom | Imported | None = None
     nonfinite_limit: int = 10
 
     def __post_init__(self) -> None:
@@ -240,8 +199,7 @@ class Stage:
             raise PlanError(f"{where}: best names a metric twice: {[best.metric for best in self.best]}")
         for metric, drop in self.red_lines.items():
             limits.finite(f"{where}: red line of {metric!r}", drop)
-        for metric, least in self.gate.items():
-            limits.reachable(f"{where}: gate", metric, least)
+        limits.floors(f"{where}: gate", self.gate)
         if self.optim.accumulate > 1 and len(self.terms) > 1:
             raise PlanError(
                 f"{where}: optim.accumulate is {self.optim.accumulate} and it has {len(self.terms)} terms; their "
@@ -259,7 +217,8 @@ class Stage:
     def metrics_named(self) -> tuple[str, ...]:
         """Every validation metric this stage decides by."""
         stop = (self.early_stop.metric,) if self.early_stop else ()
-        return (*(best.metric for best in self.best), *stop, *self.red_lines, *self.gate)
+        floor = self.start_from.floor if self.start_from else {}
+        return (*(best.metric for best in self.best), *stop, *self.red_lines, *self.gate, *floor)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -312,4 +271,5 @@ class Recipe:
         raise PlanError(f"recipe {self.name!r} has no stage {name!r}; it has: {numbered}")
 
     def parent(self, stage: Stage) -> Stage | None:
-        return self.stage(stage.start_from.stage) if stage.start_from else None
+        """The stage that ``stage`` starts from, or None where it starts from nothing or from imported weights."""
+        return self.stage(stage.start_from.stage) if isinstance(stage.start_from, StartFrom) else None

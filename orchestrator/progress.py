@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.events import Seen
 from orchestrator.limits import less_is_better
 from orchestrator.plan import Stage
 
@@ -20,7 +21,12 @@ class Progress:
     Attributes:
         epoch: epochs finished; ``step_in_epoch`` updates of the next one are done, ``step`` in all.
         skipped: updates left out because a gradient was not finite.
+        lr: what the optimiser held at the newest update.
         sums: term -> [total, count] over the unfinished epoch.
+        samples: learned from in the unfinished epoch; ``flagged`` of them by watched fact.
+        clipped: updates of the unfinished epoch whose gradient was cut to ``clip_norm``.
+        gradient_shares: share of each term in the gradient of the unfinished epoch's first update.
+        seen: what the detectors of events remember.
         baseline: validation before the first step, by metric.
         latest: the newest validation.
         best: metric -> value, step and all metrics of the best validation by it.
@@ -33,7 +39,13 @@ class Progress:
     step_in_epoch: int = 0
     step: int = 0
     skipped: int = 0
+    lr: float = 0.0
     sums: dict[str, list[float]] = field(default_factory=dict)
+    samples: int = 0
+    flagged: dict[str, int] = field(default_factory=dict)
+    clipped: int = 0
+    gradient_shares: dict[str, float] = field(default_factory=dict)
+    seen: Seen = field(default_factory=Seen)
     baseline: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     best: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -41,6 +53,17 @@ class Progress:
     stale: int = 0
     finished: str = ""
     journal: int = 0
+
+    @staticmethod
+    def of(data: Mapping[str, Any]) -> Progress:
+        """The progress that was written as ``data``."""
+        return Progress(**{**data, "seen": Seen(**data.get("seen", {}))})
+
+    def begin_epoch(self) -> None:
+        """Count the epoch as finished and open the books of the next one."""
+        self.epoch += 1
+        self.step_in_epoch = self.samples = self.clipped = 0
+        self.sums, self.flagged, self.gradient_shares = {}, {}, {}
 
 
 def note_validation(stage: Stage, progress: Progress, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,8 +1,7 @@
-"""A trained recogniser with all that reading needs: found by a record, a checkpoint or a stage, strict in what fits."""
+"""A trained recogniser with all that reading needs: the same from a record, a checkpoint or an export."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,10 @@ from models.metrics.text import protocols_of, text_scores
 from models.text import Alphabet, Frames, LabelError
 from orchestrator.batches import Samples
 from orchestrator.evaluate import Reading, outputs, read_of
-from orchestrator.override import from_plain
-from orchestrator.pipeline import Machine, fits_of
+from orchestrator.pipeline import Machine
 from orchestrator.plan import Recipe
 from orchestrator.ranks import Ranks
-from orchestrator.store import Store, StoreError
-from orchestrator.weights import load_judged
+from orchestrator.trained import Trained, find_trained
 
 LEXICONS = {"lexicon_50": "lexicon_small", "lexicon_1k": "lexicon_medium"}
 
@@ -48,42 +45,36 @@ class Reader:
 
 
 def open_reader(place: Path, machine: Machine) -> Reader:
-    """The reader at ``place``: a stage's folder, its record.json, or one of its checkpoints.
+    """The reader at ``place``: a stage's folder, its record.json, one of its checkpoints, or an export anywhere.
 
     Raises :class:`orchestrator.store.StoreError` or :class:`orchestrator.checkpoint.CheckpointError`.
     """
-    folder = place.parent if place.name == "record.json" else place
-    if (folder / "manifest.json").exists() and (folder / "progress.json").exists():
-        stage_folder, checkpoint = folder.parent.parent, folder
-    else:
-        record = Store(folder).read(folder)
-        if record is None:
-            raise StoreError(
-                f"{place}: neither a stage with a record nor a checkpoint; `runs` lists what the store holds"
-            )
-        stage_folder, checkpoint = folder, folder / record.checkpoint
-    try:
-        recipe = from_plain(json.loads((stage_folder / "plan.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{stage_folder / 'plan.json'}: cannot be used ({error})") from error
-    task: nn.Module = recipe.task.build()
-    load_judged(task, checkpoint, fits_of(recipe))
-    return Reader(recipe=recipe, task=machine.place(task).eval(), checkpoint=checkpoint, machine=machine)
+    return reader_of(find_trained(place), machine)
+
+
+def reader_of(trained: Trained, machine: Machine) -> Reader:
+    task = machine.place(trained.task()).eval()
+    return Reader(recipe=trained.recipe, task=task, checkpoint=trained.place, machine=machine)
 
 
 def read_images(reader: Reader, paths: Sequence[Path]) -> Iterator[tuple[Path, Reading | BadImage]]:
     """What is read in each image file, or why it cannot be; prepared as at ingest."""
-    image_spec = reader.recipe.image
     for path in paths:
         try:
-            pixels = image_spec.prepare(ImageFile(str(path)).load())  # type: ignore[attr-defined]
+            batch, out = look_at(reader, path)
         except BadImage as error:
             yield path, error
-            continue
-        batch = _batch_of(pixels, reader.machine.device)
-        with torch.inference_mode(), reader.machine.autocast():
-            out: Read = reader.task(batch)
-        yield path, read_of(batch, Read(logits=out.logits.float(), frames=out.frames), reader.alphabet)[0]
+        else:
+            yield path, read_of(batch, out, reader.alphabet)[0]
+
+
+def look_at(reader: Reader, path: Path) -> tuple[Batch, Read]:
+    """One image file as a batch, and what the task makes of it. Raises :class:`datasets.row.BadImage`."""
+    pixels = reader.recipe.image.prepare(ImageFile(str(path)).load())  # type: ignore[attr-defined]
+    batch = _batch_of(pixels, reader.machine.device)
+    with torch.inference_mode(), reader.machine.autocast():
+        out: Read = reader.task(batch)
+    return batch, Read(logits=out.logits.float(), frames=out.frames)
 
 
 def score(reader: Reader, samples: Samples, *, lexicons: bool, beam: int) -> dict[str, float]:

@@ -16,14 +16,26 @@ from typing import Any
 
 import orchestrator.recipes
 from orchestrator import commands
-from orchestrator.execution import Execution
 from orchestrator.identity import fingerprint, plain
+from orchestrator.options import (
+    STORE,
+    data_options,
+    device_options,
+    execution_of,
+    execution_options,
+    known,
+    pair,
+    plan_options,
+    preflight_options,
+    read_json,
+    read_yaml,
+    roots_of,
+    store_of,
+)  # fmt: skip
 from orchestrator.override import from_plain, override
 from orchestrator.plan import PlanError, Recipe, Stage
-from orchestrator.store import Store
 
-STORE = "plumbline-store"
-LATER = ("report", "check", "export")
+TRACKERS = "mlflow,tensorboard"
 
 OVERVIEW = """\
 Plumbline trains models that read text, through stages that each prove what they learned.
@@ -33,15 +45,17 @@ what it reads is shown. No download, no GPU, a few minutes.
 
   python -m orchestrator.run                                      the demo
   python -m orchestrator.run show words                           what the recipe `words` is, stage by stage
+  python -m orchestrator.run check words --preset tiny --data iiit5k=DIR      all of preflight, no training
   python -m orchestrator.run train words --preset tiny --data iiit5k=DIR
   python -m orchestrator.run evaluate words --preset tiny --data iiit5k=DIR --on iiit5k --lexicons
+  python -m orchestrator.run report                               a page about the run that ended last
   python -m orchestrator.run predict photo.png scan.jpg
+  python -m orchestrator.run export --to words-reader             a folder that anyone can deploy
 
 Training is always safe to run again: finished stages are skipped, an interrupted one goes on where it was.
 """
 CLOSING = """\
 exit codes: 0 done; 1 a run failed; 2 a mistake in the command or plan; 128 + n stopped by signal n, resumable.
-Coming with the next release: report (a page about a run), check (all of preflight, no training), export.
 """
 
 
@@ -85,18 +99,29 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     train = command("train", train_command, "train a recipe's stages; finished ones are skipped")
-    _plan_options(train)
-    _data_options(train)
-    _execution_options(train)
+    plan_options(train)
+    data_options(train)
+    execution_options(train)
+    preflight_options(train)
     train.add_argument("--stage", default="all", help="all, or one stage's name or number (default: all)")
+    train.add_argument("--trackers", default=TRACKERS, metavar="NAMES",
+                       help=f"mlflow, tensorboard, both by comma, or none (default: {TRACKERS})")  # fmt: skip
+    train.add_argument("--no-report", dest="report", action="store_false", help="write no report at the end")
+    check = command("check", check_command, "run all of preflight for every stage; trains nothing")
+    plan_options(check)
+    data_options(check)
+    execution_options(check)
+    preflight_options(check)
+    check.add_argument("--stage", default="all", help="all, or one stage's name or number (default: all)")
+    check.add_argument("--json", action="store_true", help="one JSON object a line: of, check, verdict, found")
     ingest = command("ingest", ingest_command, "make a recipe's Arrow shards, and say what was rejected and why")
-    _plan_options(ingest)
-    _data_options(ingest)
+    plan_options(ingest)
+    data_options(ingest)
     ingest.add_argument("--source", action="append", default=[], help="only this source; may be repeated")
     evaluate = command("evaluate", evaluate_command, "measure a trained stage on the test split")
-    _plan_options(evaluate)
-    _data_options(evaluate)
-    _execution_options(evaluate)
+    plan_options(evaluate)
+    data_options(evaluate)
+    execution_options(evaluate)
     evaluate.add_argument("--stage", default="", help="which stage (default: the last that has a record)")
     evaluate.add_argument(
         "--on", action="append", default=[], metavar="SOURCE", help="source to measure on; repeatable"
@@ -107,21 +132,36 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     predict = command("predict", predict_command, "read images")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    predict.add_argument("--from", dest="place", type=Path, help="stage folder, record or checkpoint (default: newest)")
+    predict.add_argument("--from", dest="place", type=Path, metavar="PLACE",
+                         help="stage folder, record, checkpoint or export (default: the newest stage)")  # fmt: skip
     predict.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
-    _device_options(predict)
+    device_options(predict)
     show = command("show", show_command, "print the resolved plan and fingerprints; trains nothing, needs no Ray")
-    _plan_options(show)
+    plan_options(show)
     show.add_argument("--json", action="store_true", help="only the plan, as --plan reads it")
     runs = command("runs", runs_command, "list stages in the store: status, best metrics, where they came from")
     runs.add_argument("recipe", nargs="?", help="only this recipe")
     runs.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
     demo = command("demo", demo_command, "the embedded demo, as without a command")
     demo.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
-    _execution_options(demo)
-    for name in LATER:
-        command(name, later_command, "comes with the next release").add_argument("rest", nargs="*")
+    execution_options(demo)
+    report = command("report", report_command, "write a page (HTML and Markdown) about a stage and its ancestors")
+    report.add_argument("place", nargs="?", type=Path, metavar="PLACE",
+                        help="stage folder, finished or not (default: the stage that ended last)")  # fmt: skip
+    report.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    device_options(report)
+    export = command(
+        "export", export_command, "write a folder that anyone can deploy, and prove that it reads the same"
+    )
+    export.add_argument("--from", dest="place", type=Path, metavar="PLACE",
+                        help="stage folder, record or checkpoint (default: the stage that ended last)")  # fmt: skip
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the new folder")
+    export.add_argument("--images", nargs="+", type=Path, default=[], metavar="IMAGE",
+                        help="pictures to prove it on (default: validation rows in the store)")  # fmt: skip
+    export.add_argument("--no-onnx", dest="onnx", action="store_false", help="leave ONNX out")
+    export.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
+    export.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
     return top
 
 
@@ -130,36 +170,47 @@ def train_command(options: argparse.Namespace) -> int:
     only = [] if options.stage == "all" else [recipe.stage(options.stage).name]
     stages = [stage for stage in recipe.stages if not only or stage.name in only]
     return commands.train(
-        recipe, _store(options), _execution(options),
-        roots=_roots(options, recipe), sources=_sources_of(recipe, stages), only=only,
+        recipe, store_of(options), execution_of(options),
+        roots=roots_of(options, recipe), sources=_sources_of(recipe, stages), only=only,
+        trackers=options.trackers, report=options.report,
+    )  # fmt: skip
+
+
+def check_command(options: argparse.Namespace) -> int:
+    recipe = resolved(options)
+    only = [] if options.stage == "all" else [recipe.stage(options.stage).name]
+    stages = [stage for stage in recipe.stages if not only or stage.name in only]
+    return commands.check(
+        recipe, store_of(options), execution_of(options),
+        roots=roots_of(options, recipe), sources=_sources_of(recipe, stages), only=only, as_json=options.json,
     )  # fmt: skip
 
 
 def ingest_command(options: argparse.Namespace) -> int:
     recipe = resolved(options)
-    sources = [_known(name, recipe) for name in options.source] or list(recipe.sources)
-    folders = commands.ingested(recipe, _store(options), roots=_roots(options, recipe), sources=sources)
+    sources = [known(name, recipe) for name in options.source] or list(recipe.sources)
+    folders = commands.ingested(recipe, store_of(options), roots=roots_of(options, recipe), sources=sources)
     for name, folder in folders.items():
         print(f"{name}\t{folder}")
     return commands.DONE
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
-    recipe, store = resolved(options), _store(options)
+    recipe, store = resolved(options), store_of(options)
     if options.stage:
         recipe.stage(options.stage)  # a name that does not exist is told before anything is ingested
-    names = [_known(name, recipe) for name in options.on] or list(recipe.sources)
+    names = [known(name, recipe) for name in options.on] or list(recipe.sources)
     needed = list(dict.fromkeys([*_sources_of(recipe, recipe.stages), *names]))
-    shards = commands.ingested(recipe, store, roots=_roots(options, recipe), sources=needed)
+    shards = commands.ingested(recipe, store, roots=roots_of(options, recipe), sources=needed)
     return commands.evaluate(
-        recipe, store, _execution(options), shards=shards, stage=options.stage, sources=names, split=options.split,
+        recipe, store, execution_of(options), shards=shards, stage=options.stage, sources=names, split=options.split,
         lexicons=options.lexicons, beam=options.beam, as_json=options.json,
     )  # fmt: skip
 
 
 def predict_command(options: argparse.Namespace) -> int:
-    place = options.place or commands.newest(_store(options))
-    return commands.predict(options.images, place, _execution(options), as_json=options.json)
+    place = options.place or commands.newest(store_of(options))
+    return commands.predict(options.images, place, execution_of(options), as_json=options.json)
 
 
 def show_command(options: argparse.Namespace) -> int:
@@ -170,21 +221,22 @@ def show_command(options: argparse.Namespace) -> int:
     print(f"recipe {recipe.name}, alphabet {recipe.alphabet.sha256[:12]}, ImageSpec {recipe.image.sha256[:12]}")
     print("fingerprints are of the plan alone; with the data's own hashes a run's folders have others")
     for number, stage in enumerate(recipe.stages):
-        start = f" from {stage.start_from.stage}" if stage.start_from else ""
+        parent = getattr(stage.start_from, "stage", None) or getattr(stage.start_from, "place", None)
+        start = f" from {parent}" if parent else ""
         print(f"  {number} {stage.name} {fingerprint(recipe, stage, {})}{start}")
     print(json.dumps(plain(recipe), indent=2, ensure_ascii=False))
     return commands.DONE
 
 
 def runs_command(options: argparse.Namespace) -> int:
-    return commands.runs(_store(options), options.recipe)
+    return commands.runs(store_of(options), options.recipe)
 
 
 def demo_command(options: argparse.Namespace) -> int:
     """Train the demo's recipe, and say how well its last stage reads."""
-    recipe, store = recipe_named("demo").recipe(), _store(options)
+    recipe, store = recipe_named("demo").recipe(), store_of(options)
     sources = _sources_of(recipe, recipe.stages)
-    code = commands.train(recipe, store, _execution(options), roots={}, sources=sources)
+    code = commands.train(recipe, store, execution_of(options), roots={}, sources=sources, trackers=TRACKERS)
     if code != commands.DONE:
         return code
     folder = commands.newest(store)
@@ -197,8 +249,14 @@ def demo_command(options: argparse.Namespace) -> int:
     return commands.DONE
 
 
-def later_command(options: argparse.Namespace) -> int:
-    raise PlanError(f"this command comes with the next release, as do {', '.join(LATER)}")
+def report_command(options: argparse.Namespace) -> int:
+    store = store_of(options)
+    return commands.report(options.place or commands.newest(store), store, execution_of(options))
+
+
+def export_command(options: argparse.Namespace) -> int:
+    place = options.place or commands.newest(store_of(options))
+    return commands.export(place, options.to, onnx=options.onnx, replace=options.force, images=options.images)
 
 
 def recipe_named(name: str) -> ModuleType:
@@ -211,7 +269,7 @@ def recipe_named(name: str) -> ModuleType:
 def resolved(options: argparse.Namespace) -> Recipe:
     """The plan that the options describe: a recipe or ``--plan``, then presets, override file and ``--set``."""
     if options.plan:
-        recipe = from_plain(_read_json(options.plan))
+        recipe = from_plain(read_json(options.plan))
         if recipe.name != options.recipe:
             raise PlanError(f"{options.plan} is a plan of recipe {recipe.name!r}, not of {options.recipe!r}")
         presets: Mapping[str, Mapping[str, Any]] = {}
@@ -225,49 +283,8 @@ def resolved(options: argparse.Namespace) -> Recipe:
             )
         recipe = override(recipe, presets[preset])
     if options.overrides:
-        recipe = override(recipe, _read_yaml(options.overrides))
-    return override(recipe, dict(_pair(each, "--set") for each in options.set))
-
-
-def _execution(options: argparse.Namespace) -> Execution:
-    given = vars(options)
-    return Execution(**{name: given[name] for name in Execution.__dataclass_fields__ if name in given})
-
-
-def _store(options: argparse.Namespace) -> Store:
-    return Store(options.store.expanduser().resolve())
-
-
-def _plan_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("recipe", help="name of a recipe, such as words")
-    command.add_argument("--preset", action="append", default=[], help="a named set of overrides, such as tiny")
-    command.add_argument("--set", action="append", default=[], metavar="A.B=V",
-                         help="change one setting, such as stages.finetune.optim.lr=3e-5; may be repeated")  # fmt: skip
-    command.add_argument("--overrides", type=Path, metavar="FILE", help="YAML of settings to change, nested or dotted")
-    command.add_argument("--plan", type=Path, metavar="FILE", help="a resolved plan, as `show --json` prints it")
-
-
-def _data_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", action="append", default=[], metavar="NAME=DIR", help="where a source lies")
-    command.add_argument("--store", type=Path, default=Path(STORE), help=f"where results go (default: {STORE})")
-
-
-def _device_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    command.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto",
-                         help="of the forward pass (default: bf16 on a GPU, fp32 on a CPU)")  # fmt: skip
-    command.add_argument(
-        "--threads", type=int, default=0, help="CPU threads for each worker (default: share the cores)"
-    )
-
-
-def _execution_options(command: argparse.ArgumentParser) -> None:
-    _device_options(command)
-    command.add_argument(
-        "--workers", type=int, default=1, help="Ray Train workers; 0 trains in this process (default: 1)"
-    )
-    command.add_argument("--compile", action="store_true", help="torch.compile the network; pays on a GPU")
-    command.add_argument("--checkpoint-every", dest="checkpoint_every_s", type=float, default=60.0, metavar="SECONDS")
+        recipe = override(recipe, read_yaml(options.overrides))
+    return override(recipe, dict(pair(each, "--set") for each in options.set))
 
 
 def _sources_of(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
@@ -278,47 +295,6 @@ def _sources_of(recipe: Recipe, stages: Sequence[Stage]) -> list[str]:
         names |= dict.fromkeys(_sources_of(recipe, [parent]) if parent else [])
         names |= dict.fromkeys(stage.sources)
     return list(names)
-
-
-def _roots(options: argparse.Namespace, recipe: Recipe) -> dict[str, Path]:
-    roots = {name: Path(path).expanduser() for name, path in (_pair(each, "--data") for each in options.data)}
-    for name, path in roots.items():
-        _known(name, recipe)
-        if not path.is_dir():
-            raise PlanError(f"--data {name}={path}: there is no such folder")
-    return roots
-
-
-def _known(name: str, recipe: Recipe) -> str:
-    if name not in recipe.sources:
-        raise PlanError(f"recipe {recipe.name!r} has no source {name!r}; it has: {', '.join(recipe.sources)}")
-    return name
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise PlanError(f"{option} {text}: expected NAME=VALUE")
-    return name, value
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PlanError(f"{path}: {error}") from error
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PlanError(f"{path}: {' '.join(str(error).split())}") from error  # YAML's own messages have many lines
-    if not isinstance(data, dict):
-        raise PlanError(f"{path}: expected settings by name, got {type(data).__name__}")
-    return data
 
 
 if __name__ == "__main__":

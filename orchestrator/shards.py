@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.text import Alphabet
+from orchestrator.labels import Labels
 from orchestrator.manifest import SCHEMA_VERSION, Manifest, ShardError, ShardFile, put, summary
 
 __all__ = ["SCHEMA_VERSION", "Manifest", "ShardError", "ShardFile", "Shards", "encode_shard", "put", "summary"]
@@ -186,9 +188,32 @@ class Shards:
             image[:, :across] = self._values[batch][start:stop].reshape(self._height, across)
         return out.reshape(len(indices), self._height, width, self._channels)
 
+    def probe(self, indices: np.ndarray, count: int) -> np.ndarray:
+        """``(len(indices), count + 4)`` uint8: each row's width, and ``count`` bytes spread evenly over its pixels.
+
+        Equal pictures have equal probes; different ones nearly always have different ones.
+        """
+        sizes = self.widths[indices].astype(np.int64) * self._height * self._channels
+        spread = np.linspace(0, 1, count)  # both ends included
+        places = (spread[None, :] * (sizes[:, None] - 1)).astype(np.int64) + self._starts[indices][:, None]
+        out = np.empty((len(indices), count + 4), np.uint8)
+        out[:, :4] = self.widths[indices].astype("<i4")[:, None].view(np.uint8)
+        batches = np.searchsorted(self._bounds, indices, side="right") - 1
+        for batch in np.unique(batches):
+            here = batches == batch
+            out[here, 4:] = self._values[batch][places[here]]
+        return out
+
     @cached_property
     def texts(self) -> list[str]:
         return self._table.column("text").to_pylist()
+
+    def labels(self, rows: np.ndarray, alphabet: Alphabet) -> Labels:
+        """The labels of ``rows`` in the classes of ``alphabet``."""
+        texts = self._table.column("text").take(rows)
+        if self.manifest.alphabet_sha256 != alphabet.sha256:  # normalised, but not as this alphabet would
+            texts = pa.chunked_array([pa.array([alphabet.normalize(text) for text in texts.to_pylist()], pa.string())])
+        return Labels.of(texts, alphabet)
 
     @cached_property
     def texts_raw(self) -> list[str]:

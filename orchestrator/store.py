@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ class Record:
         plan: the whole resolved recipe, as ``--plan`` takes it.
         data: source -> content hash and counts.
         execution: where and how it ran; ``versions`` of what it ran with. Not part of the identity.
+        effective: what the stage really ran with: rates at its first, highest and last step, steps, weights ...
+        preflight: what each check found, in order: ``check``, ``found``, ``seconds``.
+        accepted: check that was accepted on purpose -> what it had refused.
     """
 
     recipe: str
@@ -55,9 +58,18 @@ class Record:
     data: Mapping[str, Any]
     execution: Mapping[str, Any]
     versions: Mapping[str, str]
+    effective: Mapping[str, Any] = field(default_factory=dict)
+    preflight: tuple[Mapping[str, Any], ...] = ()
+    accepted: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     ended_at: str = ""
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """Raises :class:`StoreError` for a metric that does not say over how many words it is."""
+        sets = {name.rpartition("/")[0] for name in self.metrics}
+        if silent := sorted(each for each in sets if f"{each}/n" not in self.metrics):
+            raise StoreError(f"record of stage {self.stage!r}: metrics of {', '.join(silent)} do not say their N")
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,8 @@ class Store:
             return None
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            record = Record(**data | {"warnings": tuple(data.get("warnings", ()))})
+            lists = {name: tuple(data.get(name, ())) for name in ("warnings", "preflight")}
+            record = Record(**data | lists)
             if record.schema != SCHEMA:
                 raise ValueError(f"schema {record.schema!r}, this version reads {SCHEMA}")
             return record

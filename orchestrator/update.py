@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch
 from models.mean import Mean
+from orchestrator.gradients import norms_of, norms_of_terms
 from orchestrator.plan import Stage
 from orchestrator.progress import Progress
 from orchestrator.ranks import Ranks
@@ -66,28 +67,35 @@ def learning_rate(stage: Stage, step: int, steps: int) -> float:
 def update(
     trainee: Trainee, stage: Stage, batches: Sequence[Batch], *, lr: float, forward: Callable[[Batch], Any],
     autocast: Callable[[], AbstractContextManager[Any]], ranks: Ranks, stop_asked: bool = False,
+    compare_terms: bool = False,
 ) -> Tensor:  # fmt: skip
     """One optimiser step on this rank's micro-batches; what it measured stays on the device.
 
     The gradient is that of the mean over all samples of all ranks and micro-batches. A loss or gradient that is not
     finite on any rank leaves weights, moments and buffers of all ranks as they were.
 
+    Args:
+        compare_terms: also measure the gradient of each term alone.
+
     Returns:
-        ``(2 * terms + 3,)`` float64: totals, counts, ranks that were asked to stop, gradient norm, 1.0 if skipped.
+        ``(n,)`` float64 that :meth:`orchestrator.measured.Measured.of` reads.
     """
     for group in trainee.optimizer.param_groups:
         group["lr"] = lr
     buffers = [buffer for buffer in trainee.task.buffers() if buffer.is_floating_point()]
     before = [buffer.clone() for buffer in buffers]
     learning = list(trainee.names)
+    alone = _terms_alone(trainee, stage, batches, autocast, ranks) if compare_terms else None
     if len(batches) == 1:
-        means = _measure(stage, batches[0], forward, autocast)
-        sums = ranks.sum(_sums([means], stop_asked))
+        means, flags = _measure(trainee, stage, batches[0], forward, autocast)
+        sums = ranks.sum(_sums([means], flags, stop_asked))
         _weighted(stage, means, sums[len(means) : 2 * len(means)]).backward()
     else:
-        sums = _accumulate(stage, batches, forward, autocast, ranks, stop_asked, learning)
+        sums, flags = _accumulate(trainee, stage, batches, forward, autocast, ranks, stop_asked)
     ranks.sum_gradients(learning)
-    norm = nn.utils.clip_grad_norm_(learning, stage.optim.clip_norm)
+    norms = norms_of(learning)
+    norm = torch.linalg.vector_norm(norms)
+    nn.utils.clip_grads_with_norm_(learning, stage.optim.clip_norm, norm)
     bad = (~(torch.isfinite(norm) & torch.isfinite(sums).all())).float()
     trainee.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused kernel skips the update where it is 1
     trainee.optimizer.step()
@@ -96,20 +104,41 @@ def update(
         buffer.copy_(torch.where(bad.bool(), old, buffer))
     if trainee.averaged is not None:
         _follow(trainee.averaged, trainee.task, stage.ema)
-    return torch.cat([sums, norm.double()[None], bad.double()[None]])
+    alone = sums.new_zeros(len(stage.terms)) if alone is None else alone
+    return torch.cat([sums, torch.cat([norms, norm[None], bad[None]]).double(), alone, flags.flatten().double()])
 
 
-def _measure(stage: Stage, batch: Batch, forward: Callable[[Batch], Any], autocast: Callable[[], Any]) -> list[Mean]:
+def _terms_alone(
+    trainee: Trainee, stage: Stage, batches: Sequence[Batch], autocast: Callable[[], Any], ranks: Ranks
+) -> Tensor | None:
+    """``(terms,)`` the norm of each term's own gradient, where there are several to compare."""
+    if len(stage.terms) == 1 or len(batches) > 1:
+        return None
+    return norms_of_terms(stage, trainee.task, batches[0], list(trainee.names), autocast=autocast, ranks=ranks)
+
+
+def _measure(
+    trainee: Trainee, stage: Stage, batch: Batch, forward: Callable[[Batch], Any], autocast: Callable[[], Any]
+) -> tuple[list[Mean], Tensor]:
+    """Each term's mean, and ``(facts, B)`` whether each watched fact is true of each sample."""
     with autocast():
         outputs = forward(batch)
-    return [term.loss(batch, outputs) for term in stage.terms.values()]  # type: ignore[misc]
+    means: list[Mean] = [term.loss(batch, outputs) for term in stage.terms.values()]  # type: ignore[misc]
+    with torch.no_grad():
+        facts = [fact(batch, outputs) for fact in watched_by(trainee.task).values()]
+    return means, torch.stack(facts) if facts else batch.widths.new_zeros((0, len(batch.ids)), dtype=torch.bool)
 
 
-def _sums(means: Sequence[Sequence[Mean]], stop_asked: bool) -> Tensor:
-    """``(2 * terms + 1,)`` float64 totals and counts over micro-batches, and whether a stop was asked for."""
+def watched_by(task: nn.Module) -> Mapping[str, Callable[[Batch, Any], Tensor]]:
+    """The facts about single samples that a task declares as ``watched``: ``(batch, outputs) -> (B,)`` bool."""
+    return getattr(task, "watched", {})
+
+
+def _sums(means: Sequence[Sequence[Mean]], flags: Tensor, stop_asked: bool) -> Tensor:
+    """``(2 * terms + 2 + facts,)`` float64: totals, counts, ranks asked to stop, samples, samples by watched fact."""
     totals = torch.stack([torch.stack([mean.total.detach().double() for mean in each]) for each in means]).sum(0)
     counts = torch.stack([torch.stack([mean.count.double() for mean in each]) for each in means]).sum(0)
-    return torch.cat([totals, counts, totals.new_tensor([float(stop_asked)])])
+    return torch.cat([totals, counts, totals.new_tensor([float(stop_asked), flags.shape[1]]), flags.sum(1).double()])
 
 
 def _weighted(stage: Stage, means: Sequence[Mean], counts: Tensor) -> Tensor:
@@ -122,20 +151,22 @@ def _weighted(stage: Stage, means: Sequence[Mean], counts: Tensor) -> Tensor:
 
 
 def _accumulate(
-    stage: Stage, batches: Sequence[Batch], forward: Callable[[Batch], Any], autocast: Callable[[], Any],
-    ranks: Ranks, stop_asked: bool, learning: Sequence[Tensor],
-) -> Tensor:  # fmt: skip
+    trainee: Trainee, stage: Stage, batches: Sequence[Batch], forward: Callable[[Batch], Any],
+    autocast: Callable[[], Any], ranks: Ranks, stop_asked: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Several micro-batches of one term: the count is known only at the end, so the gradient is divided then."""
-    measured = []
+    measured, flags = [], []
     for batch in batches:
-        means = _measure(stage, batch, forward, autocast)
+        means, facts = _measure(trainee, stage, batch, forward, autocast)
         _weighted(stage, means, means[0].count.new_ones(1)).backward()
         measured.append([Mean(mean.total.detach(), mean.count) for mean in means])
-    sums = ranks.sum(_sums(measured, stop_asked))
-    for parameter in learning:
+        flags.append(facts)
+    together = torch.cat(flags, dim=1)
+    sums = ranks.sum(_sums(measured, together, stop_asked))
+    for parameter in trainee.names:
         if parameter.grad is not None:
             parameter.grad.div_(sums[1].clamp(min=1).to(parameter.grad.dtype))
-    return sums
+    return sums, together
 
 
 @torch.no_grad()

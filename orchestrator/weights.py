@@ -32,7 +32,7 @@ def restore(trainee: Trainee, contents: Contents) -> None:
     if trainee.averaged is not None:
         load_parts(trainee.averaged, contents, "averaged")
     checkpoint.load_optimizer(trainee.optimizer, contents.tensors["optimizer"], trainee.names)
-    trainee.progress = Progress(**contents.progress)
+    trainee.progress = Progress.of(contents.progress)
 
 
 def load_judged(task: nn.Module, folder: Path, fits: Mapping[str, Any], parts: Sequence[str] = ()) -> None:

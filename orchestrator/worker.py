@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster import start_ray
-from orchestrator.execution import Execution
+from orchestrator.execution import Execution, check_workers
 from orchestrator.identity import plain
 from orchestrator.live import LiveFolder
-from orchestrator.plan import PlanError, Recipe
+from orchestrator.plan import Recipe
 from orchestrator.store import Store
 
 POLL_S = "0.2"  # Ray's controller looks at its workers this often; its own 2 s would be waited out at every end
@@ -34,15 +34,10 @@ def train_on_ray(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    gpu = execution.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= execution.workers
-    if execution.device == "cuda" and not gpu:
-        raise PlanError(f"--device cuda with {execution.workers} workers: the cluster has {_gpus()} GPUs")
-    cpus = min(execution.threads_each, max(int(ray.cluster_resources().get("CPU", 1)) // execution.workers, 1))
-    if ray.cluster_resources().get("CPU", 0) < execution.workers * cpus:
-        raise PlanError(
-            f"--workers {execution.workers}: needs {execution.workers * cpus} CPUs, the cluster has "
-            f"{int(ray.cluster_resources().get('CPU', 0))}; use fewer workers"
-        )
+    there = {kind: int(ray.cluster_resources().get(kind, 0)) for kind in ("CPU", "GPU")}
+    check_workers(execution, cpus=there["CPU"], gpus=there["GPU"])
+    gpu = execution.device != "cpu" and there["GPU"] >= execution.workers
+    cpus = min(execution.threads_each, max(there["CPU"] // execution.workers, 1))
     job = {
         "plan": plain(recipe), "store": str(store.root), "shards": {name: str(path) for name, path in shards.items()},
         "execution": asdict(execution) | {"threads": execution.threads_each}, "live": str(live), "only": list(only),
@@ -113,12 +108,6 @@ def train_here(
     torch.set_num_threads(execution.threads_each)
     machine = Machine.of(execution, Ranks())
     return train_recipe(recipe, store, shards, execution, machine=machine, watch=LiveFolder(live), only=only)
-
-
-def _gpus() -> int:
-    import ray
-
-    return int(ray.cluster_resources().get("GPU", 0))
 
 
 def new_live_folder(store: Store) -> Path:

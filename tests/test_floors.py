@@ -17,22 +17,24 @@ MAY_IMPORT = {  # package -> what it may import besides the standard library and
     "tune_spaces": {"optuna"},
 }
 ONLY_STANDARD_LIBRARY = ("models/text.py", "orchestrator/journal.py")  # ingest workers and readers stay light
-FLOORS = (  # of the orchestrator's files; each may import those of its own floor and below
-    "plan limits schedule override identity store order progress files execution journal live",
-    "manifest shards prepare",  # shards, without Torch
-    "ranks checkpoint weights update augment batches loop evaluate preflight pipeline reader export report failures",
+FLOORS = (  # of the orchestrator's files and packages; each may import those of its own floor and below
+    "plan kinds start limits schedule override identity store order progress files execution journal live"
+    " events events_validation events_clock",
+    "labels manifest shards prepare",  # shards, without Torch
+    "ranks checkpoint weights update gradients measured ledger pace augment batches loop evaluate preflight imported"
+    " pipeline trained reader export report failures",
     "cluster ingest worker sweep tracking console",
-    "run commands recipes",
+    "run options commands recipes",
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 ONLY_THERE = {  # library -> the only files of the orchestrator that may import it
     "ray": {"ingest", "worker", "cluster", "sweep", "tracking"},
     "mlflow": {"tracking"},
+    "tensorboardX": {"tracking"},
     "optuna": {"sweep"},
 }
 MOST_LINES = 320
 TOO_LONG = {  # may only shrink; each is to be cut in two
-    "orchestrator/run.py": 335,
     "tests/orchestrator/test_ingest.py": 460,
 }
 

@@ -7,6 +7,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from models.collective import sum_over_ranks
+
 
 class RankBatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` whose training statistics are those of the batch of all ranks together.
@@ -64,15 +66,11 @@ class SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, local: Tensor) -> Tensor:
-        total = local.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_ranks(local.clone())
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
-        total = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+        return sum_over_ranks(grad.clone(memory_format=torch.contiguous_format))
 
 
 def column(values: Tensor) -> Tensor:

@@ -36,7 +36,17 @@ def ctc(batch: Batch, out: Read) -> Mean:
 
 def infeasible(batch: Batch, out: Read) -> Mean:
     """Share of the batch's words that :func:`ctc` leaves out: watch it, it should be 0."""
-    return mean_of((~spelled(batch, out)).float())
+    return mean_of(not_spelled(batch, out).float())
+
+
+def not_spelled(batch: Batch, out: Read) -> Tensor:
+    """``(B,)`` true for the words that :func:`ctc` leaves out."""
+    return ~spelled(batch, out)
+
+
+def not_finite(batch: Batch, out: Read) -> Tensor:
+    """``(B,)`` true where any of an image's logits is NaN or infinite."""
+    return ~out.logits.isfinite().flatten(1).all(dim=1)
 
 
 def spelled(batch: Batch, out: Read) -> Tensor:

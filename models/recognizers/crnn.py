@@ -206,7 +206,7 @@ def reverse_within(x: Tensor, lengths: Tensor) -> Tensor:
     t = torch.arange(x.shape[1], device=x.device)
     last = lengths[:, None] - 1
     index = torch.where(t <= last, last - t, t)  # (B, T)
-    return x.gather(1, index[:, :, None].expand_as(x))
+    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))  # expand_as would fix T in exported graphs
 
 
 def clear(x: Tensor, valid: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from models.batch import Batch, Read
+from models.losses.text import not_finite, not_spelled
 from models.recognizers.crnn import CRNNConfig
 from models.text import Frames
 
@@ -18,10 +20,12 @@ class ReadTask:
 
     Attributes:
         parts: names a stage may train, freeze, save and load on its own.
+        head: the layer that has a row for every class, as ``PART.LAYER``.
     """
 
     recognizer: CRNNConfig
     parts: ClassVar[tuple[str, ...]] = ("cnn", "rnn")
+    head: ClassVar[str] = "rnn.head"
 
     @property
     def classes(self) -> int:
@@ -36,7 +40,16 @@ class ReadTask:
 
 
 class Reader(nn.Module):
-    """The recogniser, with its two halves as parts ``cnn`` and ``rnn``."""
+    """The recogniser, with its two halves as parts ``cnn`` and ``rnn``.
+
+    Attributes:
+        watched: facts about single samples that should never be true, by the name they are reported under.
+    """
+
+    watched: ClassVar[Mapping[str, Callable[[Batch, Read], Tensor]]] = {
+        "infeasible": not_spelled,
+        "nonfinite": not_finite,
+    }
 
     def __init__(self, task: ReadTask) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ def recipe() -> Recipe:
         rendered=RenderedWords(count=20_000, valid=500, numbers=0.0, random=0.0, style="plain"),
         real_name=WORN,
         real=RenderedWords(count=24_000, valid=500, numbers=0.0, random=0.0, seed=1, style="scene"),
+        floor=0.1,
     )
     return override(
         words,
@@ -43,5 +44,6 @@ def recipe() -> Recipe:
             "stages.finetune.schedule": Cosine(warmup=0.05),
             "stages.finetune.data.epoch_samples": 24_000,
             "stages.finetune.augment": Augment(),
+            "stages.finetune.early_stop": None,
         },
     )

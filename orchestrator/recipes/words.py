@@ -39,11 +39,16 @@ def recipe() -> Recipe:
         ),
         real_name="iiit5k",
         real=IIIT5K(valid_rows=200),
+        floor=0.2,
     )  # fmt: skip
 
 
-def three_stages(*, name: str, rendered: Source, real_name: str, real: Source) -> Recipe:
-    """Learn from ``rendered``, then adapt to ``real``: first the sequence half, then everything."""
+def three_stages(*, name: str, rendered: Source, real_name: str, real: Source, floor: float) -> Recipe:
+    """Learn from ``rendered``, then adapt to ``real``: first the sequence half, then everything.
+
+    Args:
+        floor: word accuracy that the reader of rendered words must reach on ``real`` before it is adapted.
+    """
     pretrain = Stage(
         name="pretrain",
         learn=("cnn", "rnn"),
@@ -68,7 +73,7 @@ def three_stages(*, name: str, rendered: Source, real_name: str, real: Source) -
         augment=SCENE,
         validate={real_name: "valid", RENDERED: "valid"},
         best=(Best(metric=f"{real_name}/word_accuracy_36"),),
-        start_from=StartFrom(stage="pretrain", parts=("cnn", "rnn")),
+        start_from=StartFrom(stage="pretrain", parts=("cnn", "rnn"), floor={f"{real_name}/word_accuracy_36": floor}),
     )
     finetune = Stage(
         name="finetune",

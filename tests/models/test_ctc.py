@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from models.batch import Batch, Read
-from models.losses.text import ctc, frames_needed, infeasible, spelled
+from models.losses.text import ctc, frames_needed, infeasible, not_finite, not_spelled, spelled
 from models.text import frames_needed as frames_needed_in_python
 
 
@@ -83,7 +83,14 @@ def test_words_that_cannot_be_spelled_are_in_neither_half_and_have_no_gradient()
     mean.value.backward()
     assert_close(mean.value, ctc(batch_of([[1, 2]]), read_of(logits[:1])).value)
     assert mean.count == 1 and infeasible(batch, out).value == 2 / 3
+    assert not_spelled(batch, out).tolist() == [False, True, True]
     assert logits.grad.isfinite().all() and not logits.grad[1:].any()
+
+
+def test_images_with_a_score_that_is_not_finite_are_told_apart():
+    logits = logits_of(4, 3, 4)
+    logits[1, 2, 0], logits[3, 0, 3] = math.nan, -math.inf
+    assert not_finite(batch_of([[1]] * 4), read_of(logits)).tolist() == [False, True, False, True]
 
 
 def test_nothing_to_count_is_zero_with_a_zero_gradient():

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datasets.image import ImageSpec
 from datasets.rendered import RenderedWords
+from datasets.row import BadImage, Row
 from models.batch import Batch, Read
 from models.losses.text import ctc
 from models.mean import Mean, mean_of
+from models.text import ALNUM36, Frames
+from orchestrator.ingest import ingest, make_here
 from orchestrator.loop import Setting
 from orchestrator.override import override
 from orchestrator.plan import Best, Mix, Optim, Recipe, Stage, Term
 from orchestrator.ranks import Ranks
 from orchestrator.recipes.words import three_stages
+from orchestrator.shards import Shards
 
 CLASSES = 5
 
@@ -37,10 +43,10 @@ class Columns(nn.Module):
         return Read(logits=self.rnn(features), frames=batch.widths)
 
 
-def some_batch(samples: int, *, seed: int = 0, width: int = 6, first_id: int = 0) -> Batch:
+def some_batch(samples: int, *, seed: int = 0, width: int = 6, first_id: int = 0, height: int = 8) -> Batch:
     draw = torch.Generator().manual_seed(seed)
     return Batch(
-        image=torch.rand(samples, 1, 8, width, generator=draw),
+        image=torch.rand(samples, 1, height, width, generator=draw),
         widths=torch.full((samples,), width),
         tokens=torch.randint(1, CLASSES, (samples, 2), generator=draw),
         lengths=torch.randint(1, 3, (samples,), generator=draw),
@@ -67,6 +73,9 @@ class MadeData:
 
     steps_per_epoch: int = 4
     seen: list[int] = field(default_factory=list)
+
+    def source_ids(self, samples: Sequence[int]) -> list[str]:
+        return [f"made/{sample}" for sample in samples]
 
     @contextmanager
     def batches(self, epoch: int, first_step: int) -> Iterator[Iterator[list[Batch]]]:
@@ -127,6 +136,7 @@ def small_recipe(**changes: Any) -> Recipe:
         rendered=RenderedWords(count=120, valid=24, style="plain", numbers=0, random=0),
         real_name="worn",
         real=RenderedWords(count=60, valid=24, test=24, seed=1, style="scene"),
+        floor=0.0,
     )
     settings = {
         "task.recognizer.width": 0.0625, "task.recognizer.hidden": 8, "image.max_width": 96,
@@ -136,3 +146,59 @@ def small_recipe(**changes: Any) -> Recipe:
         "stages.finetune.epochs": 2, "stages.finetune.batch_size": 16, "stages.finetune.ema": 0.9,
     }  # fmt: skip
     return override(recipe, settings | changes)
+
+
+def shards_of(recipe: Recipe, store: Path) -> dict[str, Path]:
+    """Every source of ``recipe``, ingested in this process."""
+    return {
+        name: ingest(
+            source, None, name=name, image=recipe.image, alphabet=recipe.alphabet, frames=recipe.task.frames,
+            store=store, make=make_here,
+        )
+        for name, source in recipe.sources.items()
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A source of rows given as they are."""
+
+    items: tuple[object, ...]
+
+    def rows(self, root: Path | None) -> Iterator[object]:
+        yield from self.items
+
+    def describe(self, root: Path | None) -> dict[str, object]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """8 x 20 pixels of noise drawn from a seed; one grey all over below 0, unreadable at 1000."""
+
+    seed: int
+
+    def load(self) -> np.ndarray:
+        if self.seed == 1000:
+            raise BadImage("unreadable", "cut short")
+        if self.seed < 0:
+            return np.full((8, 20), 7, np.uint8)
+        return np.random.default_rng(self.seed).integers(0, 256, (8, 20), np.uint8)
+
+    def stamp(self) -> str:
+        return str(self.seed)
+
+
+def numbered_row(number: int, *, seed: int | None = None, text: str = "ab", split: str = "train") -> Row:
+    """Row ``pNUMBER`` in a group of its own."""
+    image = Drawn(number if seed is None else seed)
+    return Row(id=f"p{number}", image=image, text=text, group=f"g{number}", split=split)
+
+
+def made_of(rows: list[Row], store: Path) -> dict[str, Shards]:
+    """A source ``made`` of these rows, ingested for 36 letters and digits at height 8."""
+    folder = ingest(
+        Listed(items=tuple(rows)), None, name="made", image=ImageSpec(height=8, min_width=8, max_width=32),
+        alphabet=ALNUM36, frames=Frames(stride=4, offset=0), store=store, make=make_here,
+    )  # fmt: skip
+    return {"made": Shards.open(folder, verify=False)}

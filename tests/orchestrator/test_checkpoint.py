@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_replaced_by_a_sound_one_of_the_same_step(tmp_pa
 
 def test_staged_contents_do_not_follow_further_training():
     live = contents()
-    staged = live.staged()
+    staged = checkpoint.Staging().copy(live)
     live.tensors["weights.cnn"]["conv.weight"].zero_()
     live.progress["best"]["a/ned"]["value"] = 0.0
     assert staged.tensors["weights.cnn"]["conv.weight"].eq(1).all()
@@ -203,7 +203,7 @@ def test_an_optimizer_goes_on_bit_for_bit_after_a_round_trip(tmp_path):
     train(net, optimizer, 3)
     names = {parameter: name for name, parameter in net.named_parameters()}
     held = {"weights": net.state_dict(), "optimizer": checkpoint.optimizer_tensors(optimizer, names)}
-    checkpoint.write(tmp_path / "step-1", Contents(tensors=held, progress={}, fits={}).staged())
+    checkpoint.write(tmp_path / "step-1", Contents(tensors=held, progress={}, fits={}))
     train(net, optimizer, 2)
 
     other, fresh = a_net()

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from small import Listed
 
 from datasets.image import ImageFile, ImageSpec
 from datasets.rendered import RenderedWords
@@ -35,19 +36,6 @@ class Folder:
 
     def describe(self, root):
         return {"licence": "none"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listed:
-    """Rows given as they are."""
-
-    items: tuple[object, ...]
-
-    def rows(self, root):
-        yield from self.items
-
-    def describe(self, root):
-        return {}
 
 
 @dataclass(frozen=True, kw_only=True)

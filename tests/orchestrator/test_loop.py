@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from small import Columns, MadeData, Quiet, a_setting, a_stage, not_finite, part_of, some_batch, weights_of
@@ -12,6 +10,7 @@ from torch.testing import assert_close
 from orchestrator import checkpoint
 from orchestrator.journal import lines
 from orchestrator.loop import NonFinite, train_stage
+from orchestrator.measured import Measured, Names
 from orchestrator.plan import Cosine, EarlyStop, Optim, PlanError, StartFrom, Term
 from orchestrator.ranks import Ranks
 from orchestrator.update import learning_rate, trainee_of, update
@@ -28,6 +27,10 @@ def one_update(stage, task, batches, ranks=None):
 
     measured = update(trainee, stage, batches, lr=1e-2, forward=task, autocast=nullcontext, ranks=ranks or Ranks())
     return trainee, measured
+
+
+def read(stage, trainee, measured, samples):
+    return Measured.of(measured.tolist(), Names.of(stage, trainee), range(samples))
 
 
 def trained(folder, *, stage=None, task=None, data=None, watch=None, **changes):
@@ -72,7 +75,7 @@ def test_two_uneven_ranks_give_the_gradient_of_one():
                 parameter.grad += gradient
 
     mine, other = part_of(whole, slice(0, 1)), part_of(whole, slice(1, 6))
-    totals = torch.tensor([0.0, 5.0, 0.0], dtype=torch.float64)
+    totals = torch.tensor([0.0, 5.0, 0.0, 5.0], dtype=torch.float64)
     helper = fresh()
     from models.losses.text import ctc
 
@@ -88,7 +91,7 @@ def test_micro_batches_give_the_update_of_the_whole_batch():
     stage = a_stage(optim=Optim(lr=1e-2, accumulate=3))
     parts = [part_of(whole, rows) for rows in (slice(0, 1), slice(1, 4), slice(4, 6))]
     in_parts, measured = one_update(stage, fresh(), parts)
-    assert measured[1] == 6
+    assert read(stage, in_parts, measured, 6).counts == {"ctc": 6}
     for one, two in zip(at_once.task.parameters(), in_parts.task.parameters(), strict=True):
         assert_close(one, two, rtol=1e-5, atol=1e-6)
 
@@ -109,7 +112,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     measured = update(
         trainee, stage, [some_batch(6, first_id=10)], lr=1e-2, forward=task, autocast=nullcontext, ranks=Ranks()
     )
-    assert measured[-1] == 1
+    assert read(stage, trainee, measured, 6).skipped
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     after = checkpoint.optimizer_tensors(trainee.optimizer, trainee.names)
     assert all(torch.equal(after[name], value) for name, value in moments.items())
@@ -126,9 +129,12 @@ class WithABadSample(MadeData):
 def test_skipped_updates_are_counted_with_their_samples(tmp_path):
     stage = a_stage(terms={"bad": Term(loss=not_finite)}, nonfinite_limit=5)
     _, progress = trained(tmp_path, stage=stage, data=WithABadSample())
-    events = lines(tmp_path / "metrics.jsonl", "nonfinite")
+    events = lines(tmp_path / "metrics.jsonl", "event")
     assert progress.skipped == 3 == len(events)
-    assert [event["step"] for event in events] == [2, 6, 10] and 13 in events[0]["samples"]
+    assert [(event["event"], event["step"], event["epoch"]) for event in events] == [
+        ("nonfinite", 2, 1), ("nonfinite", 6, 2), ("nonfinite", 10, 3)
+    ]  # fmt: skip
+    assert "made/13" in events[0]["evidence"]["samples"] and "stages.only.optim.lr" in events[0]["change"]
 
 
 def test_too_many_skipped_updates_end_the_run_with_step_and_cure(tmp_path):
@@ -186,8 +192,9 @@ def test_the_best_checkpoint_outlives_rotation(tmp_path):
 def test_a_checkpoint_that_crosses_a_red_line_is_not_best(tmp_path):
     stage = a_stage(epochs=2, red_lines={"made/loss": 0.5}, start_from=StartFrom(stage="earlier", parts=("cnn", "rnn")))
     _, progress = trained(tmp_path, stage=stage, evaluate=scripted([2.0, 2.6, 1.5]))
-    [event] = lines(tmp_path / "metrics.jsonl", "red_line")
-    assert event["crossed"]["made/loss"] == pytest.approx(0.6)
+    [event] = lines(tmp_path / "metrics.jsonl", "event")
+    assert (event["event"], event["epoch"], event["step"]) == ("red_line", 1, 4)
+    assert event["evidence"]["crossed"]["made/loss"] == pytest.approx(0.6)
     assert progress.best["made/loss"]["value"] == 1.5
 
 
@@ -213,8 +220,8 @@ def test_a_damaged_newest_checkpoint_costs_only_what_came_after_the_one_before(t
     again, _ = trained(tmp_path / "hit", task=fresh(seed=7))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "hit/metrics.jsonl").read_bytes()
-    told = [json.loads(row) for row in (tmp_path / "hit/speed.jsonl").read_text().splitlines()]
-    assert any(row["kind"] == "damaged_checkpoint" and newest.name in row["what"] for row in told)
+    [event] = lines(tmp_path / "hit/speed.jsonl", "event")
+    assert event["event"] == "damaged_checkpoint" and newest.name in event["evidence"]["what"]
 
 
 def test_weights_of_another_alphabet_are_not_resumed(tmp_path):

@@ -224,7 +224,8 @@ def test_mappings_of_plain_values_grow_and_shrink():
     assert grown.data.shares == {"rendered": 0.75, "iiit5k": 0.25}
     assert grown.gate == {"rendered/word_accuracy_36": 0.4, "rendered/ned": 0.5}
     assert first({"stages.pretrain.gate.rendered/word_accuracy_36": None}).gate == {}
-    assert first({"stages.pretrain.red_lines.rendered/cer": "0.1"}).red_lines == {"rendered/cer": 0.1}
+    lines = last({"stages.finetune.red_lines.rendered/cer": "0.1"}).red_lines
+    assert lines == {"rendered/word_accuracy_36": 0.1, "rendered/cer": 0.1}
     swapped = last({"stages.finetune.data.shares.rendered": "none", "stages.finetune.data.shares.iiit5k": 1})
     assert swapped.data.shares == {"iiit5k": 1.0}
 

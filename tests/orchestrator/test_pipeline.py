@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import Quiet, small_recipe
+from small import Quiet, shards_of, small_recipe
 
 from models.text import ALNUM36, Alphabet
-from orchestrator import checkpoint, preflight
+from orchestrator import checkpoint
 from orchestrator.execution import Execution
-from orchestrator.ingest import ingest, make_here
 from orchestrator.journal import lines
 from orchestrator.override import override
 from orchestrator.pipeline import GateNotMet, Machine, train_recipe
 from orchestrator.plan import PlanError, Recipe
 from orchestrator.preflight import PreflightError
+from orchestrator.preflight import machine as preflight_machine
+from orchestrator.preflight import model as preflight_model
 from orchestrator.ranks import Ranks
-from orchestrator.shards import Shards
 from orchestrator.store import Store
 
 CPU = Execution(device="cpu")
@@ -27,17 +27,7 @@ CPU = Execution(device="cpu")
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> dict[str, Path]:
-    return ingested(small_recipe(), tmp_path_factory.mktemp("shards"))
-
-
-def ingested(recipe: Recipe, store: Path) -> dict[str, Path]:
-    return {
-        name: ingest(
-            source, None, name=name, image=recipe.image, alphabet=recipe.alphabet, frames=recipe.task.frames,
-            store=store, make=make_here,
-        )
-        for name, source in recipe.sources.items()
-    }  # fmt: skip
+    return shards_of(small_recipe(), tmp_path_factory.mktemp("shards"))
 
 
 def run(recipe, root, shards, *, only=(), watch=None) -> bool:
@@ -166,7 +156,7 @@ def test_a_network_whose_frames_are_not_the_plans_is_refused(shards):
     with pytest.raises(
         PreflightError, match="width 32: the network makes 9 frames and reports 9, the plan's rule says 16"
     ):
-        preflight.check_frames(recipe.task.build(), lying, [32], torch.device("cpu"))
+        preflight_model.check_frames(recipe.task.build(), lying, [32], torch.device("cpu"))
 
 
 def test_a_head_that_scores_other_classes_than_the_alphabet_is_refused():
@@ -174,24 +164,17 @@ def test_a_head_that_scores_other_classes_than_the_alphabet_is_refused():
     narrower = Alphabet(symbols=recipe.alphabet.symbols[:-1])
     lying = type("R", (), {"image": recipe.image, "alphabet": narrower, "task": recipe.task})()
     with pytest.raises(PreflightError, match="scores 63 classes, the alphabet has 62"):
-        preflight.check_frames(recipe.task.build(), lying, [32], torch.device("cpu"))
+        preflight_model.check_frames(recipe.task.build(), lying, [32], torch.device("cpu"))
 
 
-def test_more_workers_than_a_step_has_samples_is_refused(shards):
-    opened = {name: Shards.open(folder, verify=False) for name, folder in shards.items()}
-    recipe = small_recipe()
-    from orchestrator.batches import TrainingData, chosen_buckets, samples_of
-
-    stage = recipe.stages[0]
-    samples = samples_of(opened, {"rendered": "train"}, recipe.alphabet, recipe.task.frames)
-    data = TrainingData(stage=stage, samples=samples, buckets=chosen_buckets(samples), seed=0, ranks=Ranks(0, 64),
-                        device=torch.device("cpu"))  # fmt: skip
-    with pytest.raises(PreflightError, match="too few for 64 workers"):
-        preflight.check_division(stage, data, Ranks(0, 64))
+def test_more_workers_than_a_step_has_samples_is_refused():
+    stage = small_recipe().stages[0]
+    with pytest.raises(PreflightError, match="smallest step has 8 samples, too few for 64 workers"):
+        preflight_machine.check_division(stage, smallest_step=16, ranks=64)
 
 
 def test_a_damaged_shard_is_named_before_anything_trains(tmp_path):
-    made = ingested(small_recipe(), tmp_path)
+    made = shards_of(small_recipe(), tmp_path)
     shard = next(made["rendered"].glob("*.arrow"))
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1

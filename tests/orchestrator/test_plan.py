@@ -105,7 +105,7 @@ def test_a_stage_decides_only_by_what_it_validates(change):
             "batch_size 64 does not divide into 3 micro-batches",
         ),
         ({"best": (Best(metric="rendered/ned"), Best(metric="rendered/ned"))}, "best names a metric twice"),
-        ({"gate": {"rendered/cer": 0.1}}, "gate of 'rendered/cer': a gate is the least that must be reached, but less"),
+        ({"gate": {"rendered/cer": 0.1}}, "gate of 'rendered/cer': it is the least that must be reached, but less"),
         ({"gate": {"rendered/ned": math.nan}}, "gate of 'rendered/ned': must be a finite number, got nan"),
         ({"red_lines": {"rendered/ned": math.inf}}, "red line of 'rendered/ned': must be a finite number, got inf"),
     ],

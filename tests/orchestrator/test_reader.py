@@ -100,7 +100,7 @@ def test_a_file_that_is_no_image_is_named_and_the_rest_is_read(reader, pictures,
 
 
 def test_a_place_without_a_record_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="neither a stage with a record nor a checkpoint"):
+    with pytest.raises(StoreError, match="neither a stage with a record, nor a checkpoint, nor an export"):
         open_reader(tmp_path, Machine.of(CPU, Ranks()))
 
 

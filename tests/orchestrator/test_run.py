@@ -18,7 +18,7 @@ from orchestrator.run import main, parser, resolved
 from orchestrator.store import Record, Store
 
 CLI = Path(__file__).parents[1] / "golden" / "cli.txt"
-COMMANDS = ("train", "ingest", "evaluate", "predict", "show", "runs", "demo", "report", "check", "export")
+COMMANDS = ("train", "check", "ingest", "evaluate", "predict", "show", "runs", "demo", "report", "export")
 
 
 def ran(capsys, *words):
@@ -102,7 +102,7 @@ print([name for name in ("torch", "ray", "mlflow", "pyarrow", "cv2", "numpy", "o
         (["evaluate", "words", "--on", "ic15"], "recipe 'words' has no source 'ic15'"),
         (["evaluate", "words", "--stage", "polish"], "has no stage 'polish'"),
         (["predict", "photo.png"], "holds no finished stage; train one, or name a checkpoint with --from"),
-        (["report"], "this command comes with the next release"),
+        (["report"], "holds no finished stage; train one, or name"),
     ],
 )
 def test_a_mistake_ends_in_one_clear_line(capsys, tmp_path, monkeypatch, words, message):

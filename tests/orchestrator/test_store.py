@@ -13,7 +13,8 @@ METRICS = {"iiit5k/word_accuracy_36": 0.83, "iiit5k/cer": float("nan")}
 RECORD = Record(
     recipe="words", stage="finetune", fingerprint="0123456789ab", checkpoint="checkpoints/step-00000010",
     best={"iiit5k/ned": {"value": 0.9, "step": 10, "metrics": {"iiit5k/ned": 0.9}}}, last="checkpoints/step-00000012",
-    metrics={"iiit5k/ned": 0.9}, before={}, steps=12, epochs=3, skipped=0, finished="all epochs done",
+    metrics={"iiit5k/ned": 0.9, "iiit5k/n": 200.0}, before={}, steps=12, epochs=3, skipped=0,
+    finished="all epochs done",
     parent="ba9876543210", plan={"is": "orchestrator.plan.Recipe"}, data={"iiit5k": {"content": "a" * 64}},
     execution={"workers": 1}, versions={"torch": "2"}, warnings=("é cannot be spelled",),
 )  # fmt: skip

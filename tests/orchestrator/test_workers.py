@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as mp
-from small import Quiet, small_recipe
+from safetensors.torch import load_file, save_file
+from small import Quiet, part_of, small_recipe, some_batch
 from torch import distributed
 from torch.testing import assert_close
 
@@ -21,10 +23,11 @@ from orchestrator.pipeline import Machine, train_recipe
 from orchestrator.plan import Recipe
 from orchestrator.ranks import Ranks
 from orchestrator.store import Store
+from orchestrator.update import trainee_of, update
 
-# Adam's first steps are as long for a gradient of rounding errors as for a real one, so sums in another order drift
-# apart: by 0.3 % after 8 steps here, where a rank with the wrong samples or count is tens of percent off at once.
-DRIFT = 0.02
+# Sums in another order differ by rounding, and Adam's first steps are as long for a gradient of rounding errors as for
+# a real one. Measured here: losses differ by 1e-6, gradient norms by 1e-4, weights by 2e-5 after steps of 1e-4.
+DRIFT = 1e-4
 SETTINGS = {
     "stages.pretrain.optim.clip_norm": 1.0,
     "stages.pretrain.optim.lr": 1e-4,
@@ -81,11 +84,9 @@ def test_two_workers_take_the_steps_of_one(both, stage):
     one, two = (lines(stage_folders(root)[stage] / "metrics.jsonl") for root in both)
     assert [(row["kind"], row["step"]) for row in one] == [(row["kind"], row["step"]) for row in two]
     steps = [pair for pair in zip(one, two, strict=True) if pair[0]["kind"] == "step"]
-    first = 2e-6 if stage == "pretrain" else DRIFT  # the others start from weights that have drifted already
     for alone, together in steps:
-        close = first if alone["step"] == 0 else DRIFT
-        assert together["loss/ctc"] == pytest.approx(alone["loss/ctc"], rel=close)
-        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=max(close, 0.2 if close == DRIFT else 0))
+        assert together["loss/ctc"] == pytest.approx(alone["loss/ctc"], rel=DRIFT)
+        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=20 * DRIFT)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune_frozen", "finetune"])
@@ -94,6 +95,39 @@ def test_two_workers_validate_every_word_once(both, stage):
     for alone, together in zip(one, two, strict=True):
         assert together["rendered/n"] == alone["rendered/n"] == 24
         assert together["rendered/loss"] == pytest.approx(alone["rendered/loss"], rel=DRIFT)
+        for name in ("blank_share", "entropy", "distinct"):
+            assert together[f"rendered/{name}"] == pytest.approx(alone[f"rendered/{name}"], abs=DRIFT)
+
+
+def test_two_workers_give_the_optimiser_the_gradient_of_one(tmp_path):
+    """Every element of it, in the layout of its kernel: norms alone do not see elements that changed places."""
+    for ranks in (1, 2):
+        mp.spawn(one_update, args=(ranks, tmp_path / str(ranks)), nprocs=ranks)
+    one, two = (load_file(tmp_path / f"{ranks}.safetensors") for ranks in (1, 2))
+    assert one.keys() == two.keys() and sum(value.ndim == 4 for value in one.values()) == 14
+    for name, value in one.items():
+        assert_close(two[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()), msg=name)
+
+
+def one_update(rank: int, ranks: int, place: Path) -> None:
+    """Save AdamW's moments after one update on this rank's share of twelve images, kernels channels last."""
+    torch.set_num_threads(1)
+    if ranks > 1:
+        distributed.init_process_group("gloo", init_method=f"file://{place}-meet", rank=rank, world_size=ranks)
+    stage = recipe().stages[0]
+    torch.manual_seed(0)
+    task = recipe().task.build().to(memory_format=torch.channels_last)
+    whole = some_batch(12, height=32, width=48)
+    trainee = trainee_of(stage, task)
+    update(
+        trainee, stage, [part_of(whole, slice(rank, None, ranks))], lr=1e-4, forward=task, autocast=nullcontext,
+        ranks=Ranks.of_process_group(),
+    )  # fmt: skip
+    if rank == 0:
+        moments = checkpoint.optimizer_tensors(trainee.optimizer, trainee.names)
+        save_file({name: value.contiguous() for name, value in moments.items()}, f"{place}.safetensors")
+    if ranks > 1:
+        distributed.destroy_process_group()
 
 
 def test_two_workers_end_with_the_weights_of_one(both):
@@ -104,8 +138,7 @@ def test_two_workers_end_with_the_weights_of_one(both):
         ends.append(checkpoint.read(folder / last).tensors)
     for file in ("weights.cnn", "weights.rnn"):
         for name, value in ends[0][file].items():
-            if "running" not in name and "num_batches" not in name:  # at most every step the other way
-                assert_close(ends[1][file][name], value, rtol=DRIFT, atol=2 * 16 * 1e-4, msg=f"{file} {name}")
+            assert_close(ends[1][file][name], value, rtol=DRIFT, atol=1e-4, msg=f"{file} {name}")
 
 
 @pytest.mark.ray

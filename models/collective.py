@@ -1,0 +1,43 @@
+"""Sums over all ranks, and how long this process has waited in them: what a fast rank spends on a slow one.
+
+The seconds are those of the calling thread. On CPU a collective returns when all ranks have brought their part, so
+they are the waiting itself. On CUDA it is only queued: the waiting shows where the device is next read, and there a
+fast rank and a slow one look equally busy. What can still be seen there is a rank whose own host is slow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+class _Waited:
+    """One count a process, because collectives are met deep inside networks, where nobody can be handed one."""
+
+    seconds = 0.0
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """``values`` added up over all ranks, in place."""
+    with waiting():
+        dist.all_reduce(values)
+    return values
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Count the time spent inside as waiting for other ranks."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        _Waited.seconds += time.monotonic() - started
+
+
+def seconds_waited() -> float:
+    """Seconds this process has spent in collectives since it started."""
+    return _Waited.seconds

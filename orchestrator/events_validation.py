@@ -1,0 +1,141 @@
+"""What a validation shows of a stage that goes wrong: detectors like those of :mod:`orchestrator.events`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from orchestrator.events import Event, Seen, path
+from orchestrator.limits import less_is_better
+from orchestrator.plan import Stage
+
+SETTLED, SETTLED_VALIDATIONS = 0.25, 2  # share of the planned epochs, and validations, before a failure to learn is one
+COLLAPSED = 0.02  # distinct readings per word
+CHANCE_CER = 0.97
+CHANCE_LOSS = 0.98  # of the first epoch's
+
+RISES, RISEN = 3, 1.10  # validations in a row with a rising loss, and how far above its best
+PLATEAU_VALIDATIONS = 8
+
+
+def red_line(stage: Stage, *, epoch: int, step: int, crossed: Mapping[str, float]) -> list[Event]:
+    """Metrics that fell further below their value before the first step than the plan allows."""
+    if not crossed:
+        return []
+    falls = ", ".join(f"{name} fell by {fall:.4f}, allowed {stage.red_lines[name]:g}" for name, fall in crossed.items())
+    sources = ", ".join(sorted({name.split("/")[0] for name in crossed}))
+    return [
+        Event(
+            event="red_line", epoch=epoch, step=step, says=f"{falls}; this checkpoint cannot become the best",
+            cause=f"the stage forgets what it could do on {sources}",
+            change=f"raise the share of {sources} in {path(stage, 'data.shares')}, or lower {path(stage, 'optim.lr')}",
+            evidence={"crossed": dict(crossed)},
+        )
+    ]  # fmt: skip
+
+
+def events_of_validation(
+    stage: Stage, seen: Seen, *, epoch: int, step: int, metrics: Mapping[str, float], loss: float
+) -> list[Event]:
+    """What a validation after ``epoch`` epochs, the last with training ``loss``, gives rise to; remembers it."""
+    best = stage.best[0]
+    home = best.metric.rpartition("/")[0]
+    known = {"train": loss, "best": metrics[best.metric]}
+    if f"{home}/loss" in metrics:
+        known["loss"] = metrics[f"{home}/loss"]
+    seen.validations.append(known)
+    found = [
+        *overfitting(stage, seen, epoch=epoch, step=step, of=home),
+        *plateau(stage, seen, epoch=epoch, step=step),
+    ]
+    if epoch >= SETTLED * stage.epochs and len(seen.validations) >= SETTLED_VALIDATIONS:
+        found += collapse(stage, seen, epoch=epoch, step=step, metrics=metrics)
+        found += at_chance(stage, seen, epoch=epoch, step=step, metrics=metrics, loss=loss)
+    return found
+
+
+def collapse(stage: Stage, seen: Seen, *, epoch: int, step: int, metrics: Mapping[str, float]) -> list[Event]:
+    """The network says the same of every image, or nothing at all."""
+    found: list[Event] = []
+    for of in sorted(name.rpartition("/")[0] for name in metrics if name.endswith("/distinct")):
+        distinct, blank = metrics[f"{of}/distinct"], metrics.get(f"{of}/blank_share", 0.0)
+        if distinct >= COLLAPSED and blank < 1.0:
+            continue
+        shown = {name: metrics[f"{of}/{name}"] for name in ("distinct", "blank_share", "entropy", "n")
+                 if f"{of}/{name}" in metrics}  # fmt: skip
+        event = Event(
+            event="collapse", epoch=epoch, step=step,
+            says=f"{distinct:.2%} distinct readings per word of {of}; {blank:.2%} of its frames are blank",
+            cause="the network has not begun to tell images apart: too few updates so far, or a learning rate that "
+            "is far too high or too low",
+            change=f"change {path(stage, 'optim.lr')} (try a third and three times of it), or raise "
+            f"{path(stage, 'epochs')}",
+            evidence={"set": of, **shown},
+        )  # fmt: skip
+        found += seen.say_once(f"collapse {of}", event)
+    return found
+
+
+def at_chance(
+    stage: Stage, seen: Seen, *, epoch: int, step: int, metrics: Mapping[str, float], loss: float
+) -> list[Event]:
+    """Nothing is read right, or a stage that starts from nothing has not lowered its loss."""
+    wrong = {name: value for name, value in metrics.items() if name.endswith("/cer") and value >= CHANCE_CER}
+    first = seen.first_loss
+    stuck = not stage.start_from and first is not None and first > 0 and loss >= CHANCE_LOSS * first
+    if not wrong and not stuck:
+        return []
+    said = [f"{name} is {value:.4f}" for name, value in wrong.items()]
+    said += [f"the training loss is {loss:.4f} after {first:.4f} in the first epoch"] if stuck else []
+    event = Event(
+        event="at_chance", epoch=epoch, step=step, says=f"after {epoch} epochs {' and '.join(said)}",
+        cause="nothing was learned: a learning rate that is far off, labels that do not belong to their images, or "
+        "too few updates so far",
+        change=f"change {path(stage, 'optim.lr')} (try a third and three times of it), raise "
+        f"{path(stage, 'epochs')}, or look at images and labels",
+        evidence={"loss": loss, "first_loss": first, **wrong},
+    )  # fmt: skip
+    return seen.say_once("at_chance", event)
+
+
+def overfitting(stage: Stage, seen: Seen, *, epoch: int, step: int, of: str) -> list[Event]:
+    """Validation loss rises while training loss falls."""
+    known = [each for each in seen.validations if "loss" in each]
+    newest = known[-RISES - 1 :]
+    if len(newest) <= RISES:
+        return []
+    losses, least = [each["loss"] for each in newest], min(each["loss"] for each in known)
+    rising = all(after > before for before, after in pairwise(losses))
+    if not rising or losses[-1] <= RISEN * least or newest[-1]["train"] >= newest[0]["train"]:
+        return []
+    event = Event(
+        event="overfitting", epoch=epoch, step=step,
+        says=f"{of}/loss rose in {RISES} validations in a row to {losses[-1]:.4f}, its best was {least:.4f}; the "
+        f"training loss fell from {newest[0]['train']:.4f} to {newest[-1]['train']:.4f}",
+        cause="the training samples are being learned by heart",
+        change=f"strengthen {path(stage, 'augment')}, add data to {path(stage, 'data.shares')}, or set "
+        f"{path(stage, 'early_stop')} or fewer {path(stage, 'epochs')}",
+        evidence={"losses": losses, "best": least, "train": [each["train"] for each in newest]},
+    )  # fmt: skip
+    return seen.say_once("overfitting", event)
+
+
+def plateau(stage: Stage, seen: Seen, *, epoch: int, step: int) -> list[Event]:
+    """A stage that nothing stops early, and that gained nothing in the last half of its validations."""
+    best, values = stage.best[0], [each["best"] for each in seen.validations]
+    if stage.early_stop or len(values) < PLATEAU_VALIDATIONS:
+        return []
+    top = max(values) if best.mode == "max" else min(values)
+    at = values.index(top)
+    perfect = top <= 0.0 if less_is_better(best.metric) else top >= 1.0
+    if perfect or at + 1 > len(values) / 2:
+        return []
+    event = Event(
+        event="plateau", epoch=epoch, step=step,
+        says=f"{best.metric} was best, {top:.4f}, at validation {at + 1} of {len(values)}",
+        cause="the stage has learned what it can with these settings",
+        change=f"set {path(stage, 'early_stop')} or fewer {path(stage, 'epochs')}, or let {path(stage, 'schedule')} "
+        "lower the learning rate",
+        evidence={"metric": best.metric, "best": top, "at": at + 1, "validations": len(values)},
+    )  # fmt: skip
+    return seen.say_once("plateau", event)

@@ -1,0 +1,79 @@
+"""A run as one page to read: the stage asked for and all it came from, as report.html and report.md in its folder.
+
+python -m orchestrator.run report PLACE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.manifest import put
+from orchestrator.pipeline import Machine
+from orchestrator.report import data as report_data
+from orchestrator.report import page as report_page
+from orchestrator.report import summary as report_summary
+from orchestrator.report import training as report_training
+from orchestrator.report import words as report_words
+from orchestrator.report.blocks import Section, Text
+from orchestrator.report.facts import StageFacts, gather
+from orchestrator.report.readings import NoReadings, readings_of
+from orchestrator.store import Store, StoreError
+
+HTML, MARKDOWN = "report.html", "report.md"
+
+
+def write_report(folder: Path, store: Store, machine: Machine | None = None) -> tuple[Path, Path]:
+    """Write the report of the stage in ``folder``, finished or not, and return its HTML and its Markdown file.
+
+    The result comes first, then the stages, newest first. The same store gives the same bytes.
+
+    Args:
+        machine: what to read sample words with; this machine, with the precision of the record, when None.
+
+    Raises:
+        StoreError: the folder holds no stage, or a record, plan or journal that is damaged.
+    """
+    stages = gather(folder, store)
+    title = f"{stages[0].recipe['name']}: {stages[0].name}"
+    try:
+        sections = [report_summary.summary(stages), report_summary.lineage(stages)]
+        sections += [stage_section(facts, stages[0], machine) for facts in stages]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{folder}: the plan, the record or a journal of this stage or of one it came from lacks what this version "
+            f"reads ({type(error).__name__}: {error}); report it with the version that trained it"
+        ) from error
+    page, text = folder / HTML, folder / MARKDOWN
+    put(page, report_page.html(title, sections).encode())
+    put(text, report_page.markdown(title, sections, html=HTML).encode())
+    return page, text
+
+
+def stage_section(facts: StageFacts, newest: StageFacts, machine: Machine | None) -> Section:
+    """All about one stage; the result of the ``newest`` stands in the summary."""
+    parts: Sequence[Section] = (
+        *([] if facts is newest else [report_summary.result(facts)]),
+        report_training.course(facts),
+        *_words(facts, machine),
+        report_training.happened(facts),
+        report_summary.preflight(facts),
+        report_data.data(facts),
+        report_training.speed(facts),
+        report_summary.settings(facts, newest),
+        report_summary.versions(facts),
+    )
+    title = f"Stage {facts.number + 1}: {facts.name}"
+    return Section(title=title, anchor=f"stage-{facts.name}", blocks=(), sections=parts)
+
+
+def _words(facts: StageFacts, machine: Machine | None) -> list[Section]:
+    try:
+        readings = readings_of(facts, machine)
+    except NoReadings as error:
+        return [Section(title="Readings", blocks=[Text(says=f"Left out: {error}.", tone="quiet")])]
+    return [
+        report_words.read_words(facts, readings),
+        report_words.confused(facts, readings),
+        report_words.lengths(readings),
+    ]

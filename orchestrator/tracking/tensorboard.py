@@ -1,0 +1,91 @@
+"""TensorBoard event files: STORE/tensorboard/RECIPE/LAST-STAGE'S-FINGERPRINT/, one file for each stage.
+
+The tag of a point is ``stage{n}_{name}/{train|val}_{metric}``: of `points`' names, ``val/SET/METRIC`` becomes
+``stage0_pretrain/val_SET/METRIC``, ``train/loss/TERM`` becomes ``stage0_pretrain/train_loss/TERM``, and any other name
+follows ``train_`` whole, as in ``stage0_pretrain/train_speed/samples_per_s``. The x axis is the optimiser's step.
+
+A SummaryWriter would put this machine's name into the file's, and could only begin a new file. Here the length of the
+file belongs to the place that was reached, so that what a kill left beyond it is cut off and no point is there twice.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.plan import Recipe
+from orchestrator.store import Record, Store
+from orchestrator.tracking.points import Point, StageAt
+
+
+class EventFiles:
+    """Implements :class:`orchestrator.tracking.Sink`."""
+
+    name = key = "tensorboard"
+
+    def __init__(self, recipe: Recipe, store: Store, stages: Sequence[StageAt]) -> None:
+        self._root = store.root
+        self._folder = store.root / "tensorboard" / recipe.name / stages[-1].fingerprint
+
+    @property
+    def where(self) -> str:
+        return f"tensorboard --logdir {self._folder.parent.parent}"
+
+    def mask(self, text: str) -> str:
+        return text
+
+    def open(self, at: StageAt, place: dict[str, Any], *, done: bool) -> None:
+        """Make sure that ``place`` is that of a file which is there, or else the beginning."""
+        file = self._root / place.get("file", "")
+        if not place or not file.is_file() or file.stat().st_size < place["bytes"]:
+            place.clear()
+            new = self._folder / f"events.out.tfevents.{at.number:010d}.{at.title}"  # readers go by the files' order
+            place.update({"file": str(new.relative_to(self._root)), "bytes": 0})
+
+    def mirror(self, at: StageAt, place: dict[str, Any], points: Sequence[Point], record: Record | None) -> None:
+        path: Path = self._root / place["file"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        began = (at.folder / "plan.json").stat().st_mtime
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.truncate(place["bytes"])
+            file.seek(place["bytes"])
+            if not place["bytes"]:
+                file.write(_framed(_version(began)))
+            for point in points:
+                file.write(_framed(_scalar(tag(at, point.name), point, began)))
+            file.flush()
+            os.fsync(file.fileno())
+            place["bytes"] = file.tell()
+
+    def close(self, stages: Sequence[tuple[StageAt, dict[str, Any], bool]], *, error: str, done: bool) -> None:
+        """Nothing is open between two calls."""
+
+
+def tag(at: StageAt, name: str) -> str:
+    side, _, metric = name.partition("/")
+    return f"{at.title}/{side}_{metric}" if side in ("train", "val") and metric else f"{at.title}/train_{name}"
+
+
+def _version(time: float) -> bytes:
+    from tensorboardX.proto.event_pb2 import Event
+
+    return Event(wall_time=time, file_version="brain.Event:2").SerializeToString()
+
+
+def _scalar(name: str, point: Point, began: float) -> bytes:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    summary = Summary(value=[Summary.Value(tag=name, simple_value=point.value)])
+    return Event(wall_time=point.time or began, step=point.step, summary=summary).SerializeToString()
+
+
+def _framed(data: bytes) -> bytes:
+    """A record of a TFRecord file: length, checksum of the length, data, checksum of the data."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
