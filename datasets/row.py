@@ -51,6 +51,7 @@ class Row:
         group: rows of one group (photo, page, track, writer) never fall into different splits.
         split: ``"train"``, ``"valid"`` or ``"test"``.
         extras: anything else evaluation needs, as JSON data (lexicons, other labels).
+        target: where the clean picture of the same thing is, when ``image`` is to be restored to it.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Row:
     group: str
     split: str
     extras: Mapping[str, object] = field(default_factory=dict)
+    target: ImageRef | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
