@@ -47,12 +47,12 @@ def augmented(
     new = torch.minimum(torch.maximum(stretched, least.clamp(min=4)), widths.new_tensor(image.shape[3]))
     image = _moved(image, widths, new, plan, either)
     if plan.blur:
-        image = _blurred(image, plan.blur * u[:, 6])
+        image = blurred(image, plan.blur * u[:, 6])
     light = image * (1 + plan.contrast * either[:, 7])[:, None, None, None]
     light = light + 2 * plan.brightness * either[:, 8][:, None, None, None]
     light = torch.where((u[:, 9] < plan.invert)[:, None, None, None], -light, light)
     if plan.noise:
-        light = light + 2 * plan.noise * u[:, 10][:, None, None, None] * _noise(light, u[:, 11])
+        light = light + 2 * plan.noise * u[:, 10][:, None, None, None] * noise_fields(light, u[:, 11])
     columns = torch.arange(image.shape[3], device=image.device)
     inside = columns < new[:, None, None, None]
     return torch.where(inside, light.clamp(-1, 1), BLACK), new
@@ -78,7 +78,7 @@ def _moved(image: Tensor, widths: Tensor, new: Tensor, plan: Augment, either: Te
     return F.grid_sample(image, grid.expand(batch, height, width, 2), align_corners=True)
 
 
-def _blurred(image: Tensor, sigma: Tensor) -> Tensor:
+def blurred(image: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur with its own ``sigma`` for each image; 7 taps, edges repeated."""
     batch, channels, height, width = image.shape
     taps = torch.arange(-3, 4, device=image.device, dtype=torch.float32)
@@ -90,7 +90,7 @@ def _blurred(image: Tensor, sigma: Tensor) -> Tensor:
     return flat.reshape(batch, channels, height, width)
 
 
-def _noise(image: Tensor, where: Tensor) -> Tensor:
+def noise_fields(image: Tensor, where: Tensor) -> Tensor:
     """``(B, 1, H, W)`` standard normal: each image's own window of one fixed field."""
     _, _, height, width = image.shape
     rows, columns = TILE[0] + height, TILE[1] + width

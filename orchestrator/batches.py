@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 import torch
 
-from models.batch import Batch
+from models.batch import Batch, Pair
 from models.text import Alphabet, Frames
 from orchestrator.augment import augmented
+from orchestrator.augment_pairs import augmented_pair
 from orchestrator.labels import Labels
 from orchestrator.order import Step, bucket_widths, draws_per_epoch, epoch_samples, of_rank, steps_of
 from orchestrator.plan import Augment, Stage
+from orchestrator.prefetch import ahead
 from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
 
-T = TypeVar("T")
 BUCKETS = 8
 PREFETCH = 2
 
@@ -33,6 +31,7 @@ class Samples:
     Attributes:
         sizes: how many samples each source gives.
         widths: ``(n,)`` int32 valid columns of each sample.
+        scale: how many times higher and wider the high resolution of pairs is; 0 for single images.
     """
 
     def __init__(self, parts: Sequence[tuple[Shards, np.ndarray]], alphabet: Alphabet, frames: Frames) -> None:
@@ -41,6 +40,7 @@ class Samples:
         self.sizes = [len(rows) for _, rows in parts]
         self._starts = np.cumsum([0, *self.sizes])
         self.widths = np.concatenate([shards.widths[rows] for shards, rows in parts])
+        self.scale = max((shards.scale for shards, _ in parts), default=0)  # one recipe, one image: all are the same
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -57,23 +57,42 @@ class Samples:
 
     def words(self, sample: int, key: str) -> list[str]:
         """The words that came with a sample under ``key``, none when its source has none."""
-        shards, row = self.located(sample)
-        found = shards.extras(row).get(key, [])
+        found = self.extras(sample).get(key, [])
         return [str(word) for word in found] if isinstance(found, list) else []
+
+    def extras(self, sample: int) -> dict[str, object]:
+        """What the source knows of a sample besides its label: track, frame, layout ..."""
+        shards, row = self.located(sample)
+        return shards.extras(row)
 
     def pixels(self, samples: np.ndarray, width: int) -> np.ndarray:
         """``(n, H, width, C)`` uint8, zero past each image's valid width."""
+        found = self._gathered(samples, lambda shards, rows: shards.gather(rows, width))
+        return found if found is not None else np.zeros((0, 0, width, 1), np.uint8)
+
+    def targets(self, samples: np.ndarray) -> np.ndarray:
+        """``(n, scale * H, scale * W, 3)`` uint8 high resolutions. Raises ``ValueError`` where one has none."""
+        found = self._gathered(samples, lambda shards, rows: shards.gather_targets(rows))
+        return found if found is not None else np.zeros((0, 0, 0, 3), np.uint8)
+
+    def boxes(self, samples: np.ndarray) -> np.ndarray:
+        """``(n, 4)`` top, left, height and width of each picture within its pixels; around it is padding."""
+        found = self._gathered(samples, lambda shards, rows: shards.boxes[rows])
+        return found if found is not None else np.zeros((0, 4), np.int16)
+
+    def _gathered(self, samples: np.ndarray, of: Callable[[Shards, np.ndarray], np.ndarray]) -> np.ndarray | None:
+        """What ``of`` gives for the rows of each source, in the order of ``samples``; none for none."""
         part_of = np.searchsorted(self._starts, samples, side="right") - 1
         out: np.ndarray | None = None
         for part in np.unique(part_of):
             shards, rows = self._parts[part]
             here = np.flatnonzero(part_of == part)
-            gathered = shards.gather(rows[samples[here] - self._starts[part]], width)
+            gathered = of(shards, rows[samples[here] - self._starts[part]])
             if len(here) == len(samples):
                 return gathered
-            out = np.zeros((len(samples), *gathered.shape[1:]), np.uint8) if out is None else out
+            out = np.zeros((len(samples), *gathered.shape[1:]), gathered.dtype) if out is None else out
             out[here] = gathered
-        return out if out is not None else np.zeros((0, 0, width, 1), np.uint8)
+        return out
 
     @cached_property
     def labels(self) -> Labels:
@@ -83,11 +102,32 @@ class Samples:
     @cached_property
     def counted(self) -> np.ndarray:
         """``(n,)`` whether CTC can be asked for each label: it can be spelled, and in the frames there are."""
-        frames = self.widths // self._frames.stride + self._frames.offset
+        frames = self.widths * max(self.scale, 1) // self._frames.stride + self._frames.offset
         return (self.labels.lengths > 0) & (self.labels.needed <= frames)
 
+    @cached_property
+    def blind(self) -> np.ndarray:
+        """``(n,)`` whether a pair lacks its high resolution: it can be restored and read, but not compared."""
+        if not self.scale:
+            return np.zeros(len(self), bool)
+        return np.concatenate([~shards.has_target[rows] for shards, rows in self._parts])
+
+    @property
+    def multiple(self) -> int:
+        """Batches are as wide as a multiple of this: pairs all have one width, and their target a multiple of it."""
+        return 1 if self.scale else 4
+
+    @cached_property
+    def pad(self) -> tuple[int, ...]:
+        """Red, green and blue of what lies around the picture of a pair."""
+        return tuple(self._parts[0][0].manifest.image["pad"])
+
     def collated(self, step: Step) -> Collated:
-        """The samples of ``step`` as arrays; NumPy alone, so that a thread can make it beside a training step."""
+        """The samples of ``step`` as arrays; NumPy alone, so that a thread can make it beside a training step.
+
+        Pairs all of which have their high resolution bring it.
+        """
+        paired = bool(self.scale) and not self.blind[step.samples].any()
         needed = self.labels.needed[step.samples].astype(np.int64)
         return Collated(
             pixels=self.pixels(step.samples, step.width),
@@ -97,11 +137,27 @@ class Samples:
             lengths=self.labels.lengths[step.samples].astype(np.int64),
             counted=self.counted[step.samples],
             ids=tuple(step.samples.tolist()),
+            high=High(self.targets(step.samples), self.boxes(step.samples), self.pad) if paired else None,
         )
 
     def batch(self, step: Step, *, device: torch.device) -> Batch:
         """The samples of ``step`` as tensors on ``device``, unchanged."""
         return on_device(self.collated(step), device)
+
+
+@dataclass(frozen=True)
+class High:
+    """The high resolution of a batch of pairs.
+
+    Attributes:
+        pixels: ``(B, scale * H, scale * W, 3)`` uint8.
+        boxes: ``(B, 4)`` int16 top, left, height and width of each picture within the low resolution.
+        pad: red, green and blue of what lies around it.
+    """
+
+    pixels: np.ndarray
+    boxes: np.ndarray
+    pad: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +166,7 @@ class Collated:
 
     Attributes:
         pixels: ``(B, H, W, C)`` uint8, zero past ``widths``.
+        high: of pairs that all have their high resolution.
     """
 
     pixels: np.ndarray
@@ -119,6 +176,7 @@ class Collated:
     lengths: np.ndarray
     counted: np.ndarray
     ids: tuple[int, ...]
+    high: High | None = None
 
 
 def on_device(
@@ -129,19 +187,28 @@ def on_device(
     def moved(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
-    image = moved(collated.pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # (B, C, H, W); black is -1
-    widths = moved(collated.widths)
+    def pictures(array: np.ndarray) -> torch.Tensor:
+        return moved(array).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # (B, C, H, W); black is -1
+
+    image, widths = pictures(collated.pixels), moved(collated.widths)
+    labels = {"tokens": moved(collated.tokens), "lengths": moved(collated.lengths), "counted": moved(collated.counted)}
+    if collated.high is None:
+        if augment is not None:
+            least = torch.minimum(moved(collated.least), widths)
+            image, widths = augmented(image, widths, least, augment, samples=collated.ids, epoch=epoch, seed=seed)
+        return Batch(
+            image=image.contiguous(memory_format=torch.channels_last), widths=widths, ids=collated.ids, **labels
+        )  # fmt: skip
+    target = pictures(collated.high.pixels)
     if augment is not None:
-        least = torch.minimum(moved(collated.least), widths)
-        image, widths = augmented(image, widths, least, augment, samples=collated.ids, epoch=epoch, seed=seed)
-    return Batch(
+        image, target = augmented_pair(
+            image, target, moved(collated.high.boxes).float(), augment,
+            pad=collated.high.pad, samples=collated.ids, epoch=epoch, seed=seed,
+        )  # fmt: skip
+    return Pair(
         image=image.contiguous(memory_format=torch.channels_last),
-        widths=widths,
-        tokens=moved(collated.tokens),
-        lengths=moved(collated.lengths),
-        counted=moved(collated.counted),
-        ids=collated.ids,
-    )
+        target=target.contiguous(memory_format=torch.channels_last), widths=widths, ids=collated.ids, **labels,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +236,14 @@ class TrainingData:
     def steps_per_epoch(self) -> int:
         return -(-self.samples_per_epoch // self.stage.batch_size)  # steps_of always cuts an epoch into this many
 
-    def steps(self, epoch: int) -> list[Step]:
-        """The steps of an epoch over all ranks."""
-        drawn = epoch_samples(self.samples.sizes, self.draws, epoch=epoch, seed=(self.seed,))
+    @property
+    def size(self) -> int:
+        return len(self.samples)
+
+    def steps(self, epoch: int, drawn: np.ndarray | None = None) -> list[Step]:
+        """The steps of an epoch over all ranks: of the samples that were ``drawn``, where somebody else drew them."""
+        if drawn is None:
+            drawn = epoch_samples(self.samples.sizes, self.draws, epoch=epoch, seed=(self.seed,))
         return steps_of(drawn, self.samples.widths[drawn], self.buckets, self.stage.batch_size)
 
     def source_ids(self, samples: Sequence[int]) -> list[str]:
@@ -180,7 +252,7 @@ class TrainingData:
         return [shards.ids[row] for shards, row in places]
 
     @contextmanager
-    def batches(self, epoch: int, first_step: int) -> Iterator[Iterator[list[Batch]]]:
+    def batches(self, epoch: int, first_step: int, drawn: np.ndarray | None = None) -> Iterator[Iterator[list[Batch]]]:
         """This rank's micro-batches of each step from ``first_step`` on.
 
         A thread gathers ahead, with NumPy alone: Torch operations there would start a second team of OpenMP threads,
@@ -188,7 +260,7 @@ class TrainingData:
         """
 
         def gathered() -> Iterator[list[Collated]]:
-            for step in self.steps(epoch)[first_step:]:
+            for step in self.steps(epoch, drawn)[first_step:]:
                 mine = of_rank(step, rank=self.ranks.rank, ranks=self.ranks.count)
                 micro = min(self.stage.optim.accumulate, len(mine.samples))
                 parts = np.array_split(mine.samples, micro)
@@ -205,57 +277,20 @@ class TrainingData:
         return on_device(collated, self.device, augment=self.stage.augment, epoch=epoch, seed=self.seed)
 
 
-def chosen_buckets(samples: Samples, *, multiple: int = 4) -> tuple[int, ...]:
+def chosen_buckets(samples: Samples) -> tuple[int, ...]:
     """The :data:`BUCKETS` widths that pad these samples least."""
-    return bucket_widths(np.bincount(samples.widths), BUCKETS, multiple=multiple)
+    return bucket_widths(np.bincount(samples.widths), BUCKETS, multiple=samples.multiple)
 
 
-def in_order(samples: Samples, *, batch_size: int, ranks: Ranks, multiple: int = 4) -> Iterator[Step]:
-    """This rank's share of all samples, once each, in steps of like widths."""
+def in_order(samples: Samples, *, batch_size: int, ranks: Ranks) -> Iterator[Step]:
+    """This rank's share of all samples, once each, in steps of like widths; pairs without high resolution apart."""
     by_width = np.argsort(samples.widths, kind="stable")[ranks.rank :: ranks.count]
-    for start in range(0, len(by_width), batch_size):
-        chunk = by_width[start : start + batch_size]
-        widest = int(samples.widths[chunk].max())
-        yield Step(chunk, -(-widest // multiple) * multiple)
-
-
-@contextmanager
-def ahead(items: Iterable[T], *, depth: int) -> Iterator[Iterator[T]]:
-    """The same items, made by a thread that keeps ``depth`` of them ready. Its errors are raised here."""
-    ready: queue.Queue[list[T] | BaseException] = queue.Queue(depth)  # an empty list is the end
-    closed = threading.Event()
-
-    def put(entry: list[T] | BaseException) -> bool:
-        while not closed.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put([item]):
-                    return
-            put([])
-        except BaseException as error:
-            put(error)
-
-    def taken() -> Iterator[T]:
-        while entry := ready.get():
-            if isinstance(entry, BaseException):
-                raise entry
-            yield from entry
-
-    thread = threading.Thread(target=work, name="batches-ahead", daemon=True)
-    thread.start()
-    try:
-        yield taken()
-    finally:
-        closed.set()
-        thread.join()
+    blind = samples.blind[by_width]
+    for alike in (by_width[~blind], by_width[blind]):
+        for start in range(0, len(alike), batch_size):
+            chunk = alike[start : start + batch_size]
+            widest = int(samples.widths[chunk].max())
+            yield Step(chunk, -(-widest // samples.multiple) * samples.multiple)
 
 
 def samples_of(shards: Mapping[str, Shards], splits: Mapping[str, str], alphabet: Alphabet, frames: Frames) -> Samples:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasets.image import ImageSpec
+from datasets.pair_image import PairSpec
 from datasets.row import Reject, Row, Source, SourceError
 from models.text import Alphabet, Frames
 from orchestrator.cluster import start_ray
@@ -42,7 +43,7 @@ def ingest(
     root: Path | None,
     *,
     name: str,
-    image: ImageSpec,
+    image: ImageSpec | PairSpec,
     alphabet: Alphabet,
     frames: Frames,
     store: Path,

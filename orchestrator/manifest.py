@@ -15,7 +15,7 @@ from datasets.row import Source, Stamped
 from orchestrator.files import sha256_of, sync_folder
 from orchestrator.identity import digest, plain
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 CODE = ("datasets/*.py", "models/text.py", *(f"orchestrator/{name}.py" for name in ("ingest", "prepare", "shards")))
 
@@ -67,7 +67,7 @@ class Manifest:
         schema: version of the layout.
         name: the source's name in the recipe.
         source: the source's settings, as plain data.
-        image: the ImageSpec, as plain data; ``image_sha256`` is its identity.
+        image: the ImageSpec or PairSpec, as plain data; ``image_sha256`` is its identity.
         alphabet: the Alphabet, as plain data; ``alphabet_sha256`` is its identity.
         frames: the Frames that feasibility was judged by, as plain data.
         counts: split -> rows, those with a flaw included.
@@ -190,7 +190,8 @@ def summary(manifest: Manifest) -> str:
         kept = f"  ({_listed(flawed)}: kept, count as errors)" if flawed else ""
         lines.append(f"  {split:8}{rows:>9}{kept}")
     lines.append(f"  {'rejected':8}{sum(manifest.rejects.values()):>9}  {_listed(manifest.rejects)}".rstrip())
-    lines.append(f"  {'squeezed':8}{manifest.squeezed:>9}  wider than {manifest.image['max_width']} columns")
+    if "max_width" in manifest.image:  # pairs are never squeezed
+        lines.append(f"  {'squeezed':8}{manifest.squeezed:>9}  wider than {manifest.image['max_width']} columns")
     if manifest.missing_symbols:
         lines.append(f"  symbols the alphabet lacks: {_listed(manifest.missing_symbols)}")
     return "\n".join(lines)

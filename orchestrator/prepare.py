@@ -1,4 +1,4 @@
-"""One shard from a source's rows: decode, fit to the ImageSpec, judge the label. Runs in every ingest worker."""
+"""One shard from a source's rows: decode, fit to the ImageSpec or PairSpec, judge the label. Runs in every worker."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -16,11 +17,19 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+import datasets.degrade
+import datasets.degrade_ops
+import datasets.degraded
 import datasets.image
+import datasets.pair_image
+import datasets.rectify
+import datasets.ssim
 import models.text
 import orchestrator.shards
+from datasets.degraded import Told
 from datasets.image import ImageSpec
-from datasets.row import BadImage, Reject, Row
+from datasets.pair_image import Box, PairSpec
+from datasets.row import BadImage, ImageRef, Reject, Row
 from models.text import Alphabet, Frames, frames_needed
 from orchestrator.identity import digest, plain
 from orchestrator.manifest import SCHEMA_VERSION, ShardFile, put
@@ -36,7 +45,7 @@ class Preparation:
     """What turns a source's row into a stored row."""
 
     name: str
-    image: ImageSpec
+    image: ImageSpec | PairSpec
     alphabet: Alphabet
     frames: Frames
 
@@ -50,6 +59,10 @@ class Preparation:
             "frames": plain(self.frames),
         }
 
+    def read_width(self, width: int) -> int:
+        """Columns that the recogniser sees of an image of ``width``: it reads a pair in high resolution."""
+        return width * self.image.scale if isinstance(self.image, PairSpec) else width
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSpec:
@@ -62,8 +75,12 @@ class ShardSpec:
     @classmethod
     def of(cls, rows: list[Row], how: Preparation) -> ShardSpec:
         """The shard of ``rows``; its key changes with any setting, label, image's stamp, and with the code itself."""
-        words = [[row.id, row.text, row.split, row.group, extras_of(row, how), row.image.stamp()] for row in rows]
-        return cls(key=digest([SCHEMA_VERSION, _code(), how.marks, words]), how=how, rows=tuple(rows))
+        pairs = isinstance(how.image, PairSpec)
+        words = [
+            [row.id, row.text, row.split, row.group, extras_of(row.extras, row.id, how), *_stamps(row, pairs)]
+            for row in rows
+        ]
+        return cls(key=digest([SCHEMA_VERSION, _code(pairs), how.marks, words]), how=how, rows=tuple(rows))
 
     @property
     def file(self) -> str:
@@ -93,23 +110,27 @@ def make_row(row: Row, how: Preparation) -> dict[str, Any] | Reject:
     """The stored row (and ``squeezed``), or why there is none.
 
     A label that CTC cannot be trained on is rejected in train; elsewhere it is kept as a flaw and counts as an error.
+    A pair without its high resolution can only be restored and read: it is rejected everywhere but in test.
     """
     text = how.alphabet.normalize(row.text)
     if not text:
         return Reject(id=row.id, reason="unlabelled", detail=f"the label is {row.text!r}")
+    if isinstance(how.image, PairSpec) and row.target is None and row.split != "test":
+        return Reject(id=row.id, reason="no_target", detail=f"split {row.split!r} needs its high resolution, too")
     try:
-        original = row.image.load()
-        pixels = fitted(original, how.image)
+        fitted = fit(row, how.image)
     except BadImage as error:
         return Reject(id=row.id, reason=error.reason, detail=error.detail)
     except Exception as error:
         raise IngestError(f"{how.name}: row {row.id!r}: {type(error).__name__}: {error}") from error
-    flaw, detail = flaw_of(text, pixels.shape[1], how)
+    flaw, detail = flaw_of(text, how.read_width(fitted.pixels.shape[1]), how)
     if flaw and row.split == "train":
         return Reject(id=row.id, reason=flaw, detail=detail)
     return {
-        "pixels": pixels.tobytes(),
-        "width": pixels.shape[1],
+        "pixels": fitted.pixels.tobytes(),
+        "target": b"" if fitted.target is None else fitted.target.tobytes(),
+        "width": fitted.pixels.shape[1],
+        "box": list(fitted.box),
         "text": text,
         "text_raw": row.text,
         "id": row.id,
@@ -117,16 +138,49 @@ def make_row(row: Row, how: Preparation) -> dict[str, Any] | Reject:
         "split": row.split,
         "source": how.name,
         "flaw": flaw,
-        "extras": extras_of(row, how),
-        "squeezed": how.image.natural_width(*original.shape[:2]) > how.image.max_width,
+        "extras": extras_of({**row.extras, **fitted.told}, row.id, how),
+        "squeezed": fitted.squeezed,
     }
 
 
-def fitted(original: np.ndarray, image: ImageSpec) -> np.ndarray:
-    """``original`` as ``image`` wants it. Raises :class:`BadImage`, or ``TypeError`` for what is no image at all."""
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A row's pictures as they are stored.
+
+    Attributes:
+        pixels: ``(height, width)`` or ``(height, width, 3)`` uint8; of a pair the low resolution.
+        target: ``(scale * height, scale * width, 3)`` uint8 high resolution of a pair that has one.
+        box: where in ``pixels`` the picture lies.
+        told: what the image says of itself, for the row's extras.
+        squeezed: whether it was narrowed to the ImageSpec's ``max_width``.
+    """
+
+    pixels: np.ndarray
+    target: np.ndarray | None = None
+    box: Box
+    told: Mapping[str, object]
+    squeezed: bool = False
+
+
+def fit(row: Row, image: ImageSpec | PairSpec) -> Fitted:
+    """The pictures of ``row`` as ``image`` wants them. Raises :class:`BadImage`, ``TypeError`` for what is none."""
+    original, told = loaded(row.image)
+    height, width = original.shape[:2]
+    if isinstance(image, PairSpec):
+        target = loaded(row.target)[0] if row.target is not None else None
+        low, high = image.prepare(original, target)
+        return Fitted(pixels=low, target=high, box=image.box(height, width), told=told)
+    pixels = image.prepare(original)
+    squeezed = image.natural_width(height, width) > image.max_width
+    return Fitted(pixels=pixels, box=(0, 0, *pixels.shape[:2]), told=told, squeezed=squeezed)
+
+
+def loaded(image: ImageRef) -> tuple[np.ndarray, Mapping[str, object]]:
+    """The pixels of ``image``, and what it tells of how they came about."""
+    original, told = image.load_told() if isinstance(image, Told) else (image.load(), {})
     if original.dtype != np.uint8 or original.ndim not in (2, 3):
         raise TypeError(f"load() gave {original.dtype} of shape {original.shape}; uint8 (h, w) or (h, w, 3) expected")
-    return image.prepare(original)
+    return original, told
 
 
 def flaw_of(text: str, width: int, how: Preparation) -> tuple[str, str]:
@@ -145,18 +199,26 @@ def missing_symbols(text: str, alphabet: Alphabet) -> list[str]:
     return sorted(set(text) - set(alphabet.symbols))
 
 
-def extras_of(row: Row, how: Preparation) -> str:
-    """The row's extras as JSON. Raises :class:`IngestError` for what is none."""
+def extras_of(extras: Mapping[str, object], id: str, how: Preparation) -> str:
+    """The extras of the row ``id`` as JSON. Raises :class:`IngestError` for what is none."""
     try:
-        return json.dumps(dict(row.extras), sort_keys=True, ensure_ascii=False)
+        return json.dumps(dict(extras), sort_keys=True, ensure_ascii=False)
     except TypeError as error:
-        raise IngestError(f"{how.name}: row {row.id!r}: extras must be JSON data: {error}") from error
+        raise IngestError(f"{how.name}: row {id!r}: extras must be JSON data: {error}") from error
+
+
+def _stamps(row: Row, pairs: bool) -> list[str]:
+    """What changes with the pixels of ``row``; of a target only where it is stored."""
+    return [row.image.stamp(), *([row.target.stamp() if row.target is not None else ""] if pairs else [])]
 
 
 @cache
-def _code() -> str:
+def _code(pairs: bool) -> str:
     """Changes with what turns a row into bytes: a repaired decoder must not find its old shards and call them sound."""
     modules = [datasets.image, models.text, orchestrator.shards, sys.modules[__name__]]
+    if pairs:
+        modules += [datasets.pair_image, datasets.rectify, datasets.degraded, datasets.degrade, datasets.degrade_ops]
+        modules += [datasets.ssim]
     return digest([*map(inspect.getsource, modules), cv2.__version__, pa.__version__])
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from datasets.image import ImageFile
+from datasets.pair_image import PairSpec
 from datasets.row import BadImage
-from models.batch import Batch, Read
+from models.batch import Batch, Read, Restored
 from models.decoding import lexicon_log_likelihoods, prefix_beam
 from models.metrics.text import protocols_of, text_scores
 from models.text import Alphabet, Frames, LabelError
@@ -34,6 +36,11 @@ class Reader:
     task: nn.Module
     checkpoint: Path
     machine: Machine
+
+    @property
+    def restores(self) -> bool:
+        """Whether images come out of it, too."""
+        return isinstance(self.recipe.image, PairSpec)
 
     @property
     def alphabet(self) -> Alphabet:
@@ -68,13 +75,56 @@ def read_images(reader: Reader, paths: Sequence[Path]) -> Iterator[tuple[Path, R
             yield path, read_of(batch, out, reader.alphabet)[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Restoration:
+    """What a restoring task made of one image.
+
+    Attributes:
+        picture: ``(h, w, 3)`` RGB uint8, without what was padding.
+    """
+
+    picture: np.ndarray
+    reading: Reading
+
+
+def restore_images(reader: Reader, paths: Sequence[Path]) -> Iterator[tuple[Path, Restoration | BadImage]]:
+    """Each image file in high resolution, and what is read in it, or why it cannot be used."""
+    for path in paths:
+        try:
+            original = ImageFile(str(path)).load()
+            batch, out = _answer(reader, original)
+        except BadImage as error:
+            yield path, error
+        else:
+            yield path, restoration_of(reader, original, batch, out)
+
+
+def restoration_of(reader: Reader, original: np.ndarray, batch: Batch, out: Restored) -> Restoration:
+    """The first restored picture of ``out``, which ``original`` came from, and its reading."""
+    array = out.image[0].float().add(1).mul(127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    spec: PairSpec = reader.recipe.image  # type: ignore[assignment]
+    picture = np.ascontiguousarray(spec.cut(array, *original.shape[:2]))
+    return Restoration(picture=picture, reading=read_of(batch, _read(out), reader.alphabet)[0])
+
+
 def look_at(reader: Reader, path: Path) -> tuple[Batch, Read]:
-    """One image file as a batch, and what the task makes of it. Raises :class:`datasets.row.BadImage`."""
-    pixels = reader.recipe.image.prepare(ImageFile(str(path)).load())  # type: ignore[attr-defined]
-    batch = _batch_of(pixels, reader.machine.device)
+    """One image file as a batch, and what the task reads in it. Raises :class:`datasets.row.BadImage`."""
+    batch, out = _answer(reader, ImageFile(str(path)).load())
+    return batch, _read(out)
+
+
+def _answer(reader: Reader, original: np.ndarray) -> tuple[Batch, Any]:
+    """One picture as a batch, and what the task makes of it. Raises :class:`datasets.row.BadImage`."""
+    image: Any = reader.recipe.image
+    pixels = image.prepare(original, None)[0] if reader.restores else image.prepare(original)
+    batch = _batch_of(pixels, reader.machine.device, multiple=1 if reader.restores else 4)
     with torch.inference_mode(), reader.machine.autocast():
-        out: Read = reader.task(batch)
-    return batch, Read(logits=out.logits.float(), frames=out.frames)
+        return batch, reader.task(batch)
+
+
+def _read(out: Read | Restored) -> Read:
+    read = out.read if isinstance(out, Restored) else out
+    return Read(logits=read.logits.float(), frames=read.frames)
 
 
 def score(reader: Reader, samples: Samples, *, lexicons: bool, beam: int) -> dict[str, float]:
@@ -110,11 +160,11 @@ def score(reader: Reader, samples: Samples, *, lexicons: bool, beam: int) -> dic
     return metrics
 
 
-def _batch_of(pixels: np.ndarray, device: torch.device) -> Batch:
-    """One prepared image ``(H, w)`` or ``(H, w, C)``, padded to a multiple of four columns."""
+def _batch_of(pixels: np.ndarray, device: torch.device, *, multiple: int) -> Batch:
+    """One prepared image ``(H, w)`` or ``(H, w, C)``, padded to a multiple of so many columns."""
     shaped = pixels if pixels.ndim == 3 else pixels[:, :, None]
     width = shaped.shape[1]
-    padded = np.pad(shaped, ((0, 0), (0, -width % 4), (0, 0)))
+    padded = np.pad(shaped, ((0, 0), (0, -width % multiple), (0, 0)))
     one = torch.ones(1, dtype=torch.long, device=device)
     image = torch.from_numpy(padded)[None].to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
     return Batch(image=image, widths=one * width, tokens=one[None], lengths=one, counted=one.bool(), ids=(0,))

@@ -1,7 +1,8 @@
 """Shards: Arrow files of pre-decoded pixels and labels, mapped into memory and read by row number.
 
 A shard holds at most 4096 rows per record batch. ``pixels`` are uint8, row-major, ``height x width`` or
-``height x width x channels``, without padding.
+``height x width x channels``, without padding. Of a pair, ``pixels`` are the low resolution and ``target`` the high
+one, ``scale`` times as high and wide.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 from models.text import Alphabet
 from orchestrator.labels import Labels
 from orchestrator.manifest import SCHEMA_VERSION, Manifest, ShardError, ShardFile, put, summary
+from orchestrator.mapped import Mapped
 
 __all__ = ["SCHEMA_VERSION", "Manifest", "ShardError", "ShardFile", "Shards", "encode_shard", "put", "summary"]
 
@@ -27,7 +29,9 @@ BATCH_ROWS = 4096
 COLUMNS = pa.schema(
     [
         pa.field("pixels", pa.large_binary(), nullable=False),
+        pa.field("target", pa.large_binary(), nullable=False),  # empty for what is no pair, or has no high resolution
         pa.field("width", pa.int32(), nullable=False),  # in pixels; all of them valid, none padding
+        pa.field("box", pa.list_(pa.int16(), 4), nullable=False),  # of the picture in pixels: top, left, height, width
         pa.field("text", pa.string(), nullable=False),  # normalised by the alphabet
         pa.field("text_raw", pa.string(), nullable=False),  # as the source has it
         pa.field("id", pa.string(), nullable=False),
@@ -66,10 +70,17 @@ class Facts(TypedDict):
 
 
 def row_digest(row: Mapping[str, object]) -> bytes:
-    """SHA-256 of a row's pixels and words. The source's name is left out: it belongs to the recipe, not to the data."""
+    """SHA-256 of a row's pixels and words. The source's name is left out: it belongs to the recipe, not to the data.
+
+    Nor is the box of a row without target said: it follows from the picture, and what was ingested before there were
+    boxes keeps its digest.
+    """
     words = [row[name] for name in ("width", "text", "text_raw", "id", "group", "split", "flaw", "extras")]
     digest = hashlib.sha256(json.dumps(words).encode())
     digest.update(row["pixels"])  # type: ignore[arg-type]
+    if row["target"]:
+        digest.update(json.dumps(row["box"]).encode())
+        digest.update(row["target"])  # type: ignore[arg-type]
     return digest.digest()
 
 
@@ -107,26 +118,28 @@ class Shards:
     Attributes:
         folder: where the shards lie.
         manifest: what they hold.
+        scale: how many times higher and wider targets are; 0 where rows are single images.
         widths: ``(size,)`` int32 columns of each image.
+        has_target: ``(size,)`` whether there is a high resolution.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, tables: Sequence[pa.Table]) -> None:
         self.folder = folder
         self.manifest = manifest
         self._height = int(manifest.image["height"])
-        self._channels = int(manifest.image["channels"])
+        self.scale = int(manifest.image.get("scale", 0))
+        self._channels = 3 if self.scale else int(manifest.image["channels"])
         self._table = pa.concat_tables(tables) if tables else COLUMNS.empty_table()
-        chunks = self._table.column("pixels").chunks
-        self._bounds = np.cumsum([0, *map(len, chunks)])  # of the record batches, in rows
-        mapped = [_mapped(chunk) for chunk in chunks]
-        self._values = [values for _, values in mapped]
-        self._starts = np.concatenate([offsets[:-1] for offsets, _ in mapped] or [np.empty(0, np.int64)])
+        self._low, self._high = (Mapped(self._table.column(name)) for name in ("pixels", "target"))
         self.widths = self._table.column("width").to_numpy()
-        sizes = np.concatenate([np.diff(offsets) for offsets, _ in mapped] or [np.empty(0, np.int64)])
-        if not np.array_equal(sizes, self.widths.astype(np.int64) * self._height * self._channels):
+        sizes = self.widths.astype(np.int64) * self._height * self._channels
+        self.has_target = self._high.sizes > 0
+        if not np.array_equal(self._low.sizes, sizes):
             raise ShardError(
                 f"{folder}: pixels do not fit {self._height} rows x width x {self._channels} channels; ingest again"
             )
+        if not np.array_equal(self._high.sizes, np.where(self.has_target, sizes * self.scale**2, 0)):
+            raise ShardError(f"{folder}: targets are not {self.scale} times as high and wide as pixels; ingest again")
 
     @classmethod
     def open(cls, folder: Path, *, verify: bool) -> Shards:
@@ -154,14 +167,29 @@ class Shards:
     def size(self) -> int:
         return len(self.widths)
 
+    @property
+    def read_widths(self) -> np.ndarray:
+        """``(size,)`` columns that a recogniser sees of each row: those of the high resolution where rows are pairs."""
+        return self.widths * max(self.scale, 1)
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """``(size, 4)`` int16 top, left, height and width of the picture in ``pixels``; around it is padding."""
+        boxes = [np.asarray(chunk.flatten()) for chunk in self._table.column("box").chunks]
+        return np.concatenate([np.empty(0, np.int16), *boxes]).reshape(-1, 4)
+
     def pixels(self, i: int) -> np.ndarray:
         """``(height, width)`` or ``(height, width, channels)`` uint8 of row ``i``: a read-only view of the file."""
-        batch = int(np.searchsorted(self._bounds, i, side="right")) - 1
-        if not 0 <= i < self.size:
-            raise IndexError(f"row {i} of {self.folder.name}; there are {self.size}")
-        start, width = int(self._starts[i]), int(self.widths[i])
-        shape = (self._height, width, self._channels)[: 2 if self._channels == 1 else 3]
-        return self._values[batch][start : start + self._height * width * self._channels].reshape(shape)
+        self._check(np.array([i]))
+        shape = (self._height, int(self.widths[i]), self._channels)[: 2 if self._channels == 1 else 3]
+        return self._low.row(i).reshape(shape)
+
+    def target(self, i: int) -> np.ndarray | None:
+        """``(scale * height, scale * width, 3)`` uint8 of row ``i``: a read-only view of the file; none without."""
+        self._check(np.array([i]))
+        if not self.has_target[i]:
+            return None
+        return self._high.row(i).reshape(self.scale * self._height, self.scale * int(self.widths[i]), 3)
 
     def gather(self, indices: np.ndarray | Sequence[int], width: int) -> np.ndarray:
         """``(len(indices), height, width, channels)`` uint8, zero to the right of each image.
@@ -170,39 +198,52 @@ class Shards:
             indices: row numbers, in any order and as often as wanted.
             width: columns of the result; no image among ``indices`` may be wider.
         """
-        indices = np.asarray(indices, np.int64)
-        if len(indices) and not 0 <= indices.min() <= indices.max() < self.size:
-            raise IndexError(f"rows {indices.min()} to {indices.max()} of {self.folder.name}; there are {self.size}")
+        indices = self._check(indices)
         widths = self.widths[indices]
         if len(indices) and widths.max() > width:
             widest = int(widths.argmax())
             raise ValueError(
                 f"row {indices[widest]} of {self.folder.name} is {widths[widest]} columns wide; the batch holds {width}"
             )
-        # Columns and channels lie side by side in memory: one copy per image moves both.
         out = np.zeros((len(indices), self._height, width * self._channels), np.uint8)
-        batches = np.searchsorted(self._bounds, indices, side="right") - 1
-        starts, columns = self._starts[indices], widths * self._channels
-        for image, batch, start, across in zip(out, batches.tolist(), starts.tolist(), columns.tolist(), strict=True):
-            stop = start + self._height * across
-            image[:, :across] = self._values[batch][start:stop].reshape(self._height, across)
+        _copy(self._low, indices, widths * self._channels, out)
         return out.reshape(len(indices), self._height, width, self._channels)
 
-    def probe(self, indices: np.ndarray, count: int) -> np.ndarray:
+    def gather_targets(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
+        """``(len(indices), scale * height, scale * width, 3)`` uint8; pairs all have one width.
+
+        Raises ``ValueError`` naming a row without target.
+        """
+        indices = self._check(indices)
+        if not self.has_target[indices].all():
+            row = int(indices[~self.has_target[indices]][0])
+            raise ValueError(
+                f"row {row} ({self.ids[row]!r}) of {self.folder.name} has no high resolution; it can be restored and "
+                "read, but not learned from"
+            )
+        width = self.scale * int(self.widths[indices].max(initial=0))
+        out = np.zeros((len(indices), self.scale * self._height, width * 3), np.uint8)
+        _copy(self._high, indices, self.widths[indices] * self.scale * 3, out)
+        return out.reshape(len(indices), -1, width, 3) if len(indices) else np.zeros((0, 0, 0, 3), np.uint8)
+
+    def probe(self, indices: np.ndarray, count: int, *, target: bool = False) -> np.ndarray:
         """``(len(indices), count + 4)`` uint8: each row's width, and ``count`` bytes spread evenly over its pixels.
 
         Equal pictures have equal probes; different ones nearly always have different ones.
+
+        Args:
+            target: look at the high resolution, which all of ``indices`` must have.
         """
-        sizes = self.widths[indices].astype(np.int64) * self._height * self._channels
-        spread = np.linspace(0, 1, count)  # both ends included
-        places = (spread[None, :] * (sizes[:, None] - 1)).astype(np.int64) + self._starts[indices][:, None]
         out = np.empty((len(indices), count + 4), np.uint8)
         out[:, :4] = self.widths[indices].astype("<i4")[:, None].view(np.uint8)
-        batches = np.searchsorted(self._bounds, indices, side="right") - 1
-        for batch in np.unique(batches):
-            here = batches == batch
-            out[here, 4:] = self._values[batch][places[here]]
+        out[:, 4:] = (self._high if target else self._low).probe(indices, count)
         return out
+
+    def _check(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
+        indices = np.asarray(indices, np.int64)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < self.size:
+            raise IndexError(f"rows {indices.min()} to {indices.max()} of {self.folder.name}; there are {self.size}")
+        return indices
 
     @cached_property
     def texts(self) -> list[str]:
@@ -255,11 +296,16 @@ def marks(manifest: Manifest) -> Marks:
     }
 
 
-def _mapped(pixels: pa.LargeBinaryArray) -> tuple[np.ndarray, np.ndarray]:
-    """``(n + 1,)`` int64 offsets and the uint8 values they point into, both without a copy."""
-    _, offsets, values = pixels.buffers()
-    first = np.frombuffer(offsets, np.int64)[pixels.offset : pixels.offset + len(pixels) + 1]
-    return first, np.frombuffer(values, np.uint8) if values is not None else np.empty(0, np.uint8)
+def _copy(column: Mapped, rows: np.ndarray, across: np.ndarray, out: np.ndarray) -> None:
+    """Copy ``rows`` into ``out``, ``(n, height, bytes)``; columns and channels lie side by side: one copy moves both.
+
+    Args:
+        across: ``(n,)`` bytes in each line of an image.
+    """
+    values, height = column.values, out.shape[1]
+    lots = zip(column.batches_of(rows).tolist(), column.starts[rows].tolist(), across.tolist(), strict=True)
+    for image, (batch, start, line) in zip(out, lots, strict=True):
+        image[:, :line] = values[batch][start : start + height * line].reshape(height, line)
 
 
 def _reopen(folder: Path) -> Shards:

@@ -20,9 +20,9 @@ ONLY_STANDARD_LIBRARY = ("models/text.py", "orchestrator/journal.py")  # ingest 
 FLOORS = (  # of the orchestrator's files and packages; each may import those of its own floor and below
     "plan kinds start limits schedule override identity store order progress files execution journal live"
     " events events_validation events_clock",
-    "labels manifest shards prepare",  # shards, without Torch
-    "ranks checkpoint weights update gradients measured ledger pace augment batches loop evaluate preflight imported"
-    " pipeline trained reader export report failures",
+    "labels manifest mapped shards prepare",  # shards, without Torch
+    "ranks checkpoint weights update gradients measured ledger pace augment augment_pairs prefetch batches loop evaluate"
+    " preflight imported pipeline trained reader export report failures",
     "cluster ingest worker sweep tracking console",
     "run options commands recipes",
 )

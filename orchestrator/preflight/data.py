@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def check_shards_fit(recipe: Recipe, shards: Mapping[str, Shards]) -> Found:
         blanks = opened.manifest.alphabet.get("blank"), plain(recipe.alphabet)["blank"]
         for what, found, wanted in (
             ("alphabet", opened.manifest.alphabet_sha256[:12], recipe.alphabet.sha256[:12]),
-            ("ImageSpec", opened.manifest.image_sha256[:12], recipe.image.sha256[:12]),
+            (type(recipe.image).__name__, opened.manifest.image_sha256[:12], recipe.image.sha256[:12]),
             ("frame rule", made_for, frames),
             ("blank", *blanks),
         ):
@@ -37,7 +37,8 @@ def check_shards_fit(recipe: Recipe, shards: Mapping[str, Shards]) -> Found:
                     "ingest the source again"
                 )
     return Found(
-        says=f"alphabet {recipe.alphabet.sha256[:12]} and ImageSpec {recipe.image.sha256[:12]} in the shards of "
+        says=f"alphabet {recipe.alphabet.sha256[:12]} and {type(recipe.image).__name__} "
+        f"{recipe.image.sha256[:12]} in the shards of "
         f"{', '.join(shards)}"
     )
 
@@ -76,7 +77,7 @@ def _unlearnable(shards: Shards, rows: np.ndarray, alphabet: Alphabet) -> dict[i
         needs[text], why[text] = _spelling(text, alphabet)
     stride, offset = int(manifest.frames["stride"]), int(manifest.frames["offset"])
     bad: dict[int, tuple[str, str]] = {}
-    for row, width in zip(rows.tolist(), shards.widths[rows].tolist(), strict=True):
+    for row, width in zip(rows.tolist(), shards.read_widths[rows].tolist(), strict=True):
         text = shards.texts[row]
         frames = max(width // stride + offset, 0)
         found = shards.flaws[row] or why[text]
@@ -126,34 +127,43 @@ def check_splits_disjoint(shards: Mapping[str, Shards]) -> Found:
 
 
 def same_pictures(shards: Mapping[str, Shards]) -> list[tuple[tuple[str, int], tuple[str, int]]]:
-    """Pairs of (source, row): one for training, one held out, of equal width and pixels.
+    """Pairs of (source, row): one for training, one held out, of equal width and pixels, or of equal targets.
 
     Pictures of one value all over say nothing and are passed over. Compares :data:`PROBES` bytes of every picture, and
     whole pictures only where those agree, so that a million rows take seconds.
     """
+    twins = {pair: None for target in (False, True) for pair in _twins(shards, target=target)}  # a set in order
+    return list(twins)
+
+
+def _twins(shards: Mapping[str, Shards], *, target: bool) -> Iterator[tuple[tuple[str, int], tuple[str, int]]]:
     held_out: dict[bytes, list[tuple[str, int]]] = {}
     for name, opened in shards.items():
-        rows = np.flatnonzero(opened.splits != "train")
-        for row, probe in zip(rows.tolist(), _probes(opened, rows), strict=True):
+        for row, probe in _probes(opened, opened.splits != "train", target=target):
             held_out.setdefault(probe, []).append((name, row))
-    twins = []
     for name, opened in shards.items():
-        rows = opened.rows_of("train")
-        for row, probe in zip(rows.tolist(), _probes(opened, rows), strict=True):
+        for row, probe in _probes(opened, opened.splits == "train", target=target):
             for other, twin in held_out.get(probe, ()):
-                mine, theirs = opened.pixels(row), shards[other].pixels(twin)
+                mine, theirs = _picture(opened, row, target=target), _picture(shards[other], twin, target=target)
                 if np.array_equal(mine, theirs) and mine.min() < mine.max():
-                    twins.append(((name, row), (other, twin)))
-    return twins
+                    yield (name, row), (other, twin)
 
 
-def _probes(shards: Shards, rows: np.ndarray) -> Sequence[bytes]:
-    """For each row its width and bytes from all over its picture, as one key."""
-    keys: list[bytes] = []
+def _probes(shards: Shards, chosen: np.ndarray, *, target: bool) -> Iterator[tuple[int, bytes]]:
+    """Each chosen row that has such a picture; its width and bytes from all over the picture, as one key."""
+    rows = np.flatnonzero(chosen & shards.has_target if target else chosen)
     for start in range(0, len(rows), AT_ONCE):
-        found = shards.probe(rows[start : start + AT_ONCE], PROBES)
-        keys += [key.tobytes() for key in found]
-    return keys
+        some = rows[start : start + AT_ONCE]
+        keys = shards.probe(some, PROBES, target=target)
+        yield from zip(some.tolist(), (key.tobytes() for key in keys), strict=True)
+
+
+def _picture(shards: Shards, row: int, *, target: bool) -> np.ndarray:
+    """The picture of a row without the padding around it."""
+    array, times = (shards.target(row), shards.scale) if target else (shards.pixels(row), 1)
+    assert array is not None
+    top, left, height, width = (times * int(value) for value in shards.boxes[row])
+    return array[top : top + height, left : left + width]
 
 
 def check_validation(stage: Stage, sets: Mapping[str, Samples]) -> Found:

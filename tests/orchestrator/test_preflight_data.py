@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small import made_of, numbered_row, shards_of, small_recipe
+from small_pairs import pair_row, pairs_of, plates_like, rendered
 
 from orchestrator.override import override
 from orchestrator.preflight import PreflightError
@@ -102,20 +104,20 @@ def test_pictures_that_differ_in_one_pixel_are_no_twins(tmp_path):
     [((_, row), _)] = same_pictures({"made": shards})
     probe = shards.probe(np.array([row]), 64)
     for at in range(160):  # a change that the probe overlooks is seen by the whole comparison
-        before = shards._values
+        before = shards._low.values
         change(shards, row, at)
         if np.array_equal(shards.probe(np.array([row]), 64), probe):
             break
-        shards._values = before
+        shards._low.values = before
     assert same_pictures({"made": shards}) == []
 
 
 def change(shards: Shards, row: int, at: int) -> None:
     """Turn over one bit of byte ``at`` of a row's pixels, in memory."""
-    batch = int(np.searchsorted(shards._bounds, row, side="right")) - 1
-    values = [each.copy() for each in shards._values]
-    values[batch][int(shards._starts[row]) + at] ^= 1
-    shards._values = values
+    batch = int(shards._low.batches_of(np.array(row)))
+    values = [each.copy() for each in shards._low.values]
+    values[batch][int(shards._low.starts[row]) + at] ^= 1
+    shards._low.values = values
 
 
 def test_a_group_in_two_splits_is_refused(tmp_path):
@@ -123,3 +125,37 @@ def test_a_group_in_two_splits_is_refused(tmp_path):
     shards["made"].groups[39] = "g3"
     with pytest.raises(PreflightError, match=r"1 groups lie in more than one split, such as \['g3'\]"):
         check_splits_disjoint(shards)
+
+
+def test_pairs_that_fit_are_let_pass():
+    shards = {"plates": rendered()}
+    check_splits_disjoint(shards)
+    assert check_labels(shards, plates_like().alphabet).says.startswith("plates: 80 training labels")
+    assert "PairSpec" in check_shards_fit(plates_like(), shards).says
+
+
+def test_the_same_high_resolution_in_two_splits_is_refused_though_the_low_ones_differ(tmp_path):
+    rows = [*(pair_row(i) for i in range(10)), pair_row(10, split="valid", seed=1003)]
+    with pytest.raises(PreflightError, match=r"1 pictures for training are.*made/p3 = made/p10"):
+        check_splits_disjoint(pairs_of(rows, tmp_path))
+
+
+def test_the_same_low_resolution_is_seen_where_no_high_one_is_to_be_had(tmp_path):
+    twin = replace(pair_row(3, split="test"), id="p10", group="g10", target=None)
+    assert same_pictures(pairs_of([*map(pair_row, range(10)), twin], tmp_path)) == [(("made", 3), ("made", 10))]
+
+
+def test_padding_around_one_colour_makes_no_twins(tmp_path):
+    flat = [replace(pair_row(i, split="valid" if i else "train"), image=Flat(), target=Flat()) for i in range(2)]
+    assert same_pictures(pairs_of(flat, tmp_path)) == []
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A square of one grey: as a pair it stands between padding."""
+
+    def load(self) -> np.ndarray:
+        return np.full((16, 16, 3), 40, np.uint8)
+
+    def stamp(self) -> str:
+        return ""

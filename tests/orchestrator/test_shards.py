@@ -141,7 +141,7 @@ def test_a_shard_of_other_settings_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data | {"schema": 99}, "schema version 99; this program reads 1"),
+        (lambda data: data | {"schema": 99}, "schema version 99; this program reads 2"),
         (lambda data: data | {"colour": 1}, "lacks or adds colour"),
         (lambda data: [], "schema version None"),
     ],
