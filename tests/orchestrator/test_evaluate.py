@@ -24,6 +24,7 @@ class Words:
     """What :class:`orchestrator.batches.Samples` offers of five words."""
 
     widths = np.full(len(WORDS), 8, np.int32)
+    blind, multiple = np.zeros(len(WORDS), bool), 4
 
     def __len__(self):
         return len(WORDS)
