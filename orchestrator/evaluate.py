@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,9 +18,12 @@ from models.losses.text import ctc
 from models.metrics.text import TextScores, protocols_of, text_scores
 from models.text import Alphabet
 from orchestrator.batches import Samples, in_order
+from orchestrator.evaluate_restored import restored_metrics
+from orchestrator.plan import Term
 from orchestrator.ranks import Ranks
 
 BATCH_SIZE = 256
+NO_TERMS: Mapping[str, Term] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,7 @@ class Reading:
 def evaluate(
     task: nn.Module, sets: Mapping[str, Samples], alphabet: Alphabet, *,
     device: torch.device, autocast: Callable[[], AbstractContextManager[Any]], ranks: Ranks,
+    terms: Mapping[str, Term] = NO_TERMS,
 ) -> dict[str, float]:  # fmt: skip
     """Every metric of every set, as ``SET/METRIC``, with ``SET/n`` words; the same numbers on every rank.
 
@@ -41,9 +46,18 @@ def evaluate(
     is still read, and counts as an error in all other metrics. Three say whether predictions collapse:
     ``SET/blank_share`` of valid frames are blank, ``SET/entropy`` is that of a frame's posterior as a share of the most
     it can be, and ``SET/distinct`` different readings there are per word.
+
+    A task whose ``measures`` are ``"restoration"`` is measured by :func:`restored_metrics` instead, which wants the
+    stage's ``terms``.
     """
     metrics: dict[str, float] = {}
     for name, samples in sets.items():
+        if getattr(task, "measures", "reading") == "restoration":
+            restored = restored_metrics(
+                task, samples, alphabet, terms=terms, device=device, autocast=autocast, ranks=ranks
+            )  # fmt: skip
+            metrics |= {f"{name}/{metric}": value for metric, value in restored.items()} | {f"{name}/n": len(samples)}
+            continue
         found = _sums(task, samples, alphabet, device=device, autocast=autocast, ranks=ranks)
         values = found.scores.values() | found.shares() | {"n": float(len(samples))}
         metrics |= {f"{name}/{metric}": value for metric, value in values.items()}

@@ -12,6 +12,11 @@ from typing import Any
 from orchestrator import plan
 from orchestrator.plan import PlanError, Recipe, Stage
 
+LATER: Mapping[str, Mapping[str, Any]] = {  # settings that came when stages had been recorded, and what they were then
+    "orchestrator.plan.Optim": {"factors": {}},
+    "orchestrator.plan.Term": {"ramp": 0},
+    "orchestrator.plan.Stage": {"weigh": None, "mining": None},
+}
 OWN_PACKAGES = ("models", "datasets", "orchestrator", "tune_spaces")
 
 
@@ -70,7 +75,17 @@ def _decisive(stage: Any) -> Any:
     """A stage as JSON data, without what decides only whether it may run or where something lies."""
     start = stage["start_from"]
     kept = {key: value for key, value in start.items() if key not in ("floor", "place")} if start else start
-    return {key: value for key, value in stage.items() if key != "gate"} | {"start_from": kept}
+    return _as_ever({key: value for key, value in stage.items() if key != "gate"} | {"start_from": kept})
+
+
+def _as_ever(data: Any) -> Any:
+    """JSON data without later settings that are not used: a stage that does without them is what it always was."""
+    if isinstance(data, list):
+        return [_as_ever(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    unused = LATER.get(str(data.get("is")), {})
+    return {key: _as_ever(item) for key, item in data.items() if key not in unused or item != unused[key]}
 
 
 def digest(data: Any) -> str:

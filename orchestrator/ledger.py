@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from orchestrator import events
 from orchestrator.events import MOST_IDS, Epoch, Event
+from orchestrator.heard import Heard, hears
 from orchestrator.journal import Journal
 from orchestrator.measured import Measured, Names, finite
+from orchestrator.moving import close_epoch, note_heard, told_of
 from orchestrator.plan import Stage
 from orchestrator.progress import Progress
 from orchestrator.ranks import Ranks
@@ -24,6 +26,7 @@ class Ledger:
 
     Attributes:
         untold: events that nobody was told yet.
+        now: the stage with the weights of the present epoch.
     """
 
     def __init__(
@@ -31,9 +34,10 @@ class Ledger:
         ranks: Ranks, named: Callable[[Sequence[int]], list[str]],
     ) -> None:  # fmt: skip
         self.stage, self.trainee, self.journal, self.ranks, self.named = stage, trainee, journal, ranks, named
+        self.now = stage
         self.names = Names.of(stage, trainee)
         self.untold: list[Event] = []
-        self._pending: list[tuple[Tensor, Sequence[int], float]] = []
+        self._pending: list[tuple[Tensor, Sequence[int], dict[str, float], list[Heard]]] = []
 
     @property
     def progress(self) -> Progress:
@@ -46,8 +50,11 @@ class Ledger:
 
     def note(self, measured: Tensor, ids: Sequence[int]) -> None:
         """Take in an update on this rank's samples ``ids``, without reading what it ``measured``."""
-        self.progress.lr = float(self.trainee.optimizer.param_groups[0]["lr"])
-        self._pending.append((measured, ids, self.progress.lr))
+        groups, trainee = self.trainee.optimizer.param_groups, self.trainee
+        rates = {f"lr/{group['part']}" if "part" in group else "lr": float(group["lr"]) for group in groups}
+        self.progress.lr = rates["lr"]
+        self._pending.append((measured, ids, rates, trainee.heard))
+        trainee.heard = []
         self.progress.step += 1
         self.progress.step_in_epoch += 1
 
@@ -55,19 +62,22 @@ class Ledger:
         """Read what the noted updates measured, in one go, and enter it. True when any rank was asked to stop."""
         if not self._pending:
             return False
-        numbers = iter(torch.cat([measured for measured, _, _ in self._pending]).tolist())
-        first, stop = self.progress.step - len(self._pending), False
-        for step, (measured, ids, lr) in enumerate(self._pending, start=first):
+        numbers = iter(torch.cat([measured for measured, *_ in self._pending]).tolist())
+        first, stop, heard = self.progress.step - len(self._pending), False, []
+        for step, (measured, ids, rates, said) in enumerate(self._pending, start=first):
             row = [next(numbers) for _ in range(len(measured))]
             found = Measured.of(row, self.names, ids)
-            self._enter(step, lr, found, ids)
+            self._enter(step, rates, found, ids)
             stop = stop or found.stop
+            heard += [] if found.skipped else [said]
+        if hears(self.stage):
+            note_heard(self.stage, self.trainee, heard, self.ranks)
         self._pending.clear()
         return stop
 
-    def _enter(self, step: int, lr: float, found: Measured, ids: Sequence[int]) -> None:
+    def _enter(self, step: int, rates: Mapping[str, float], found: Measured, ids: Sequence[int]) -> None:
         progress, by_part = self.progress, found.norms_by_part()
-        line: dict[str, Any] = {"step": step, "epoch": progress.epoch, "lr": lr}
+        line: dict[str, Any] = {"step": step, "epoch": progress.epoch, **rates}
         line |= {f"loss/{name}": mean for name, mean in found.means.items()}
         line |= {"grad_norm": finite(found.norm)} | {f"grad_norm/{name}": finite(n) for name, n in by_part.items()}
         self.journal.write("step", line)
@@ -118,18 +128,20 @@ class Ledger:
     def close_epoch(self) -> float:
         """Write the epoch's line and events, and open the next one's books. Returns the objective's mean."""
         progress, means, updates = self.progress, self.means(), self.progress.step_in_epoch
-        loss = sum(self.stage.terms[name].weight * means[f"loss/{name}"] for name in progress.sums)
+        loss = sum(self.now.terms[name].weight * means[f"loss/{name}"] for name in progress.sums)
         shares = progress.gradient_shares or ({self.names.terms[0]: 1.0} if len(self.names.terms) == 1 else {})
         now = Epoch(
             epoch=progress.epoch + 1, step=progress.step, updates=updates, loss=loss, clipped=progress.clipped,
-            samples=progress.samples, flagged=progress.flagged, gradient_shares=shares,
+            samples=progress.samples, flagged=progress.flagged,
+            gradient_shares={name: share for name, share in shares.items() if self.now.terms[name].weight},
         )  # fmt: skip
         line: dict[str, Any] = {"epoch": now.epoch, "step": now.step, "lr": progress.lr} | means
         line |= {f"watch/{fact}": count / max(now.samples, 1) for fact, count in now.flagged.items()}
-        line |= {"watch/clipped_updates": now.clipped / max(updates, 1)}
+        line |= {"watch/clipped_updates": now.clipped / max(updates, 1)} | told_of(self.stage, self.now, self.trainee)
         self.journal.write("epoch", line | {f"gradient_share/{name}": share for name, share in shares.items()})
         samples = {fact: self.named(ids) for fact, ids in progress.seen.samples.items() if now.flagged.get(fact)}
         self.say(events.events_of_epoch(self.stage, progress.seen, now, samples=samples))
+        close_epoch(self.stage, progress)
         progress.begin_epoch()
         return loss
 

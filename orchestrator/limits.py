@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.plan import Recipe, Stage
 
-LESS_IS_BETTER = ("loss", "cer")  # metrics by the last part of their name
+LESS_IS_BETTER = ("loss", "cer")  # metrics by how the last part of their name begins, up to a "_"
 
 
 class PlanError(ValueError):
@@ -56,13 +56,32 @@ def floors(where: str, least: Mapping[str, float]) -> None:
 
 
 def less_is_better(metric: str) -> bool:
-    return metric.rpartition("/")[2] in LESS_IS_BETTER
+    return metric.rpartition("/")[2].partition("_")[0] in LESS_IS_BETTER
 
 
 def plain_name(name: str) -> None:
     """A name that can be a folder's, and a part of a dotted path."""
     if not name.replace("-", "_").isidentifier():
         raise PlanError(f"{name!r}: recipes, sources and stages are called by letters, digits, _ and -")
+
+
+def helpers(stage: Stage) -> None:
+    """That what follows the training readings of ``stage`` can have an effect."""
+    where = f"stage {stage.name!r}"
+    for name, term in stage.terms.items():
+        if term.ramp >= stage.epochs:
+            raise PlanError(f"{where}: term {name!r} has a ramp of {term.ramp} epochs, the stage has {stage.epochs}")
+    for name in stage.weigh.terms if stage.weigh else ():
+        if name not in stage.terms:
+            raise PlanError(f"{where}: weigh names the term {name!r}; its terms are {', '.join(stage.terms)}")
+        if not all(hasattr(stage.terms[name].loss, field) for field in ("weights", "most")):
+            raise PlanError(f"{where}: weigh names {name!r}, whose loss has no weights of symbols")
+    if stage.mining is not None:
+        stage.mining.check(stage.epochs)
+        if len(stage.data.shares) > 1:
+            raise PlanError(
+                f"{where}: mining draws by difficulty alone, but data.shares names {len(stage.data.shares)} sources"
+            )
 
 
 def check_stage(stage: Stage, *, earlier: Sequence[str], recipe: Recipe) -> None:
@@ -79,13 +98,18 @@ def check_stage(stage: Stage, *, earlier: Sequence[str], recipe: Recipe) -> None
     for name, term in stage.terms.items():
         if unknown := set(term.trains) - set(stage.learn):
             raise PlanError(f"{where}: term {name!r} trains {sorted(unknown)}, but what learns is {list(stage.learn)}")
+    if unknown := set(stage.optim.factors) - set(stage.learn):
+        raise PlanError(f"{where}: optim.factors names {sorted(unknown)}, but what learns is {list(stage.learn)}")
+    if stage.optim.factors and set(stage.optim.factors) == set(stage.learn):
+        raise PlanError(f"{where}: optim.factors names every part that learns; change optim.lr, and leave one out")
     parts = set(recipe.task.parts)
     loaded = set(stage.start_from.parts) if stage.start_from else set()
     if unknown := (set(stage.learn) | loaded) - parts:
         raise PlanError(f"{where} names parts {sorted(unknown)}; the task's parts are {sorted(parts)}")
     if stage.start_from and (untouched := parts - loaded - set(stage.learn)):
         raise PlanError(f"{where} neither loads nor trains {sorted(untouched)}: random weights would stay in it")
-    if not stage.start_from and (untouched := parts - set(stage.learn)):
+    sound = set(getattr(recipe.task, "sound_untrained", ()))
+    if not stage.start_from and (untouched := parts - set(stage.learn) - sound):
         raise PlanError(f"{where} starts from nothing but does not train {sorted(untouched)}")
     if unknown := set(stage.sources) - set(recipe.sources):
         raise PlanError(f"{where} reads sources {sorted(unknown)}; the recipe has {sorted(recipe.sources)}")

@@ -24,6 +24,8 @@ from orchestrator.events_clock import events_of_clock
 from orchestrator.events_validation import events_of_validation, red_line
 from orchestrator.journal import Journal, Log
 from orchestrator.ledger import Ledger
+from orchestrator.mining import unknown
+from orchestrator.moving import drawn_now, stage_now
 from orchestrator.pace import Pace
 from orchestrator.plan import Stage
 from orchestrator.progress import Progress, note_validation, stops_early
@@ -44,11 +46,20 @@ class FrozenChanged(RuntimeError):
 
 
 class StageData(Protocol):
-    """What a stage learns from: ``steps_per_epoch`` updates, each a list of micro-batches of this rank."""
+    """What a stage learns from: ``steps_per_epoch`` updates, each a list of micro-batches of this rank.
+
+    Mining alone asks how many samples there are, and for an epoch of those that were ``drawn``.
+    """
 
     @property
     def steps_per_epoch(self) -> int: ...
-    def batches(self, epoch: int, first_step: int) -> AbstractContextManager[Iterator[list[Batch]]]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def samples_per_epoch(self) -> int: ...
+    def batches(
+        self, epoch: int, first_step: int, drawn: Any = None
+    ) -> AbstractContextManager[Iterator[list[Batch]]]: ...
     def source_ids(self, samples: Sequence[int]) -> list[str]: ...
 
 
@@ -102,6 +113,7 @@ def train_stage(stage: Stage, task: nn.Module, data: StageData, setting: Setting
         CheckpointError: a checkpoint does not fit, or could not be written.
     """
     trainee = trainee_of(stage, task)
+    trainee.difficulty = unknown(data.size) if stage.mining else None
     log = Log(setting.folder / "speed.jsonl", writes=setting.ranks.first)
     damaged: list[str] = []
     resumed = _resume(trainee, setting, log, damaged)
@@ -166,12 +178,14 @@ class _Session:
         self.journal = Journal(
             setting.folder / "metrics.jsonl", length=trainee.progress.journal, writes=setting.ranks.first
         )
+        self.now = stage
         self.ledger = Ledger(stage, trainee, self.journal, ranks=setting.ranks, named=data.source_ids)
 
     def run_epoch(self) -> bool:
         """Train to the end of the epoch, validate and save. False when a stop was asked for on the way."""
         progress, setting, pace = self.trainee.progress, self.setting, Pace()
-        with self.data.batches(progress.epoch, progress.step_in_epoch) as batches:
+        self.now = self.ledger.now = stage_now(self.stage, progress)
+        with self._batches() as batches:
             for micro in pace.over(batches):
                 pace.samples += sum(len(batch.ids) for batch in micro) * setting.ranks.count
                 if self._step(micro, pace):
@@ -189,12 +203,20 @@ class _Session:
         self._end_epoch()
         return True
 
+    def _batches(self) -> AbstractContextManager[Iterator[list[Batch]]]:
+        """The steps of the epoch that are still to be made."""
+        progress, data = self.trainee.progress, self.data
+        if self.stage.mining is None:
+            return data.batches(progress.epoch, progress.step_in_epoch)
+        drawn = drawn_now(self.stage, self.trainee, count=data.samples_per_epoch, seed=self.setting.seed)
+        return data.batches(progress.epoch, progress.step_in_epoch, drawn)
+
     def _step(self, micro: list[Batch], pace: Pace) -> bool:
         """One update. True when any rank was asked to stop."""
         setting, progress = self.setting, self.trainee.progress
         torch.manual_seed(hash((setting.seed, progress.step)) & 0x7FFFFFFF)  # whatever draws in the step is repeatable
         measured = update(
-            self.trainee, self.stage, micro, lr=learning_rate(self.stage, progress.step, self.steps),
+            self.trainee, self.now, micro, lr=learning_rate(self.stage, progress.step, self.steps),
             forward=setting.forward, autocast=setting.autocast, ranks=setting.ranks,
             stop_asked=setting.watch.stop_asked(), compare_terms=progress.step_in_epoch == 0,
         )  # fmt: skip

@@ -139,9 +139,18 @@ def _coerced(value: Any, hint: Any, path: str, old: Any) -> Any:
             return _refuse(path, "a mapping", value)
         return {key: _coerced(item, get_args(hint)[1], f"{path}.{key}", None) for key, item in value.items()}
     if origin is collections.abc.Callable:
-        found = named(value) if isinstance(value, str) else value
-        return found if callable(found) else _refuse(path, "a function", value)
+        return _callable(value, path, old)
     return _scalar(value, hint, path, old)
+
+
+def _callable(value: Any, path: str, old: Any) -> Any:
+    """A function by its import path, or one with settings: an instance, as ``{"is": CLASS, ...}``."""
+    spelled = _spelled(value) if isinstance(value, str) else value
+    if isinstance(spelled, Mapping) and "is" in spelled:
+        known = named(str(spelled["is"])) if "." in str(spelled["is"]) else None
+        plain_function = known is not None and not isinstance(known, type) and len(spelled) == 1
+        spelled = known if plain_function else _instance(spelled, path, near=old)
+    return spelled if callable(spelled) and not isinstance(spelled, type) else _refuse(path, "a function", value)
 
 
 def _scalar(value: Any, hint: Any, path: str, old: Any) -> Any:

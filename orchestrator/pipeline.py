@@ -273,6 +273,7 @@ class _StageRun:
             return evaluate(
                 judged, sets, self.recipe.alphabet,  # type: ignore[arg-type]
                 device=machine.device, autocast=machine.autocast, ranks=machine.ranks,
+                terms=self.stage.terms,
             )  # fmt: skip
 
         forward: Callable[[Batch], Any] = torch.compile(task) if self.execution.compile else task

@@ -14,12 +14,13 @@ from typing import Literal
 from orchestrator import limits
 from orchestrator.kinds import AlphabetLike, Fingerprinted, ScheduleLike, SourceLike, TaskLike
 from orchestrator.limits import PlanError, at_least, positive, within
+from orchestrator.mining import Mining
 from orchestrator.schedule import Constant, Cosine, OneCycle, StepDown
 from orchestrator.start import Imported, StartFrom
 
 __all__ = [
     "Augment", "Best", "Constant", "Cosine", "EarlyStop", "Imported", "Mix", "OneCycle", "Optim", "PlanError", "Recipe",
-    "Stage", "StartFrom", "StepDown", "Term",
+    "Mining", "Stage", "StartFrom", "StepDown", "Term", "WeighSymbols",
 ]  # fmt: skip
 
 
@@ -28,15 +29,26 @@ class Term:
     """One addend of an objective: ``weight * loss(batch, outputs)``.
 
     Attributes:
+        loss: a function of a module, or a frozen dataclass whose instances are called and whose fields are settings.
         trains: parts that this term must send gradient into; every part that learns when none is named.
+        ramp: epochs over which the weight rises from 0 to itself, in a line; 0 means all of it at once.
     """
 
     loss: Callable[..., object]
     weight: float = 1.0
     trains: tuple[str, ...] = ()
+    ramp: int = 0
 
     def __post_init__(self) -> None:
         limits.finite("Term.weight", self.weight)
+        at_least("Term.ramp", self.ramp, 0)
+        settings = getattr(self.loss, "__dataclass_params__", None)
+        if isinstance(self.loss, type) or (settings is not None and not settings.frozen):
+            raise PlanError(f"Term.loss: {self.loss!r}; give a function, or an instance of a frozen dataclass")
+
+    def weight_at(self, epoch: int) -> float:
+        """The weight after ``epoch`` finished epochs of the stage."""
+        return self.weight * min(epoch / self.ramp, 1.0) if self.ramp else self.weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +60,7 @@ class Optim:
         weight_decay: decoupled, on matrices and kernels only (no biases, no normalisation).
         clip_norm: ceiling on the gradient's 2-norm over all learning parts.
         accumulate: micro-batches per update; each holds ``batch_size / accumulate`` samples.
+        factors: part -> what its learning rate is multiplied by; 1 for every part that is not named.
     """
 
     lr: float
@@ -55,6 +68,7 @@ class Optim:
     clip_norm: float = 5.0
     accumulate: int = 1
     betas: tuple[float, ...] = (0.9, 0.999)
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         positive("Optim.lr", self.lr)
@@ -63,6 +77,8 @@ class Optim:
         at_least("Optim.accumulate", self.accumulate, 1)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise PlanError(f"Optim.betas: two numbers in [0, 1), got {self.betas}")
+        for part, factor in self.factors.items():
+            positive(f"Optim.factors of {part!r}", factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +163,26 @@ class EarlyStop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeighSymbols:
+    """Symbols that training reads as other ones weigh more in the next epoch.
+
+    Attributes:
+        terms: whose loss has ``weights``, one for each symbol, of which none exceeds its ``most``.
+        keep: share of the old counts in the moving average over epochs.
+        prior: occurrences by which a symbol's rate is drawn towards that of all symbols.
+    """
+
+    terms: tuple[str, ...]
+    keep: float = 0.7
+    prior: float = 20.0
+
+    def __post_init__(self) -> None:
+        at_least("WeighSymbols.terms: how many", len(self.terms), 1)
+        within("WeighSymbols.keep", self.keep, 0.0, 0.99)
+        positive("WeighSymbols.prior", self.prior)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One leg of progressive training: what learns, towards what, on what, from where, for how long.
 
@@ -163,6 +199,8 @@ class Stage:
             cannot become a best one: the guard against forgetting.
         gate: metric -> value the stage's result must reach before a later stage may start.
         nonfinite_limit: updates skipped for a non-finite gradient before the run stops.
+        weigh: how often each symbol is confused in training decides what it weighs in the terms named.
+        mining: samples that training reads badly are drawn more often.
     """
 
     name: str
@@ -183,6 +221,8 @@ class Stage:
     gate: Mapping[str, float] = field(default_factory=dict)
     start_from: StartFrom | Imported | None = None
     nonfinite_limit: int = 10
+    weigh: WeighSymbols | None = None
+    mining: Mining | None = None
 
     def __post_init__(self) -> None:
         where = f"stage {self.name!r}"
@@ -200,6 +240,7 @@ class Stage:
         for metric, drop in self.red_lines.items():
             limits.finite(f"{where}: red line of {metric!r}", drop)
         limits.floors(f"{where}: gate", self.gate)
+        limits.helpers(self)
         if self.optim.accumulate > 1 and len(self.terms) > 1:
             raise PlanError(
                 f"{where}: optim.accumulate is {self.optim.accumulate} and it has {len(self.terms)} terms; their "

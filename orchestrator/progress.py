@@ -27,6 +27,8 @@ class Progress:
         clipped: updates of the unfinished epoch whose gradient was cut to ``clip_norm``.
         gradient_shares: share of each term in the gradient of the unfinished epoch's first update.
         seen: what the detectors of events remember.
+        symbols: occurrences and confusions of each symbol in training, as a moving average over epochs (``seen``,
+            ``wrong``); ``symbols_now`` over the unfinished epoch.
         baseline: validation before the first step, by metric.
         latest: the newest validation.
         best: metric -> value, step and all metrics of the best validation by it.
@@ -46,6 +48,8 @@ class Progress:
     clipped: int = 0
     gradient_shares: dict[str, float] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
+    symbols: dict[str, list[float]] = field(default_factory=dict)
+    symbols_now: dict[str, list[float]] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     best: dict[str, dict[str, Any]] = field(default_factory=dict)

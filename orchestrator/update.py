@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from models.batch import Batch
 from models.mean import Mean
 from orchestrator.gradients import norms_of, norms_of_terms
+from orchestrator.heard import Heard, hears, listened
+from orchestrator.mining import Difficulty
 from orchestrator.plan import Stage
 from orchestrator.progress import Progress
 from orchestrator.ranks import Ranks
@@ -28,6 +30,8 @@ class Trainee:
     optimizer: torch.optim.Optimizer
     names: dict[Tensor, str]
     progress: Progress
+    difficulty: Difficulty | None = None
+    heard: list[Heard] = field(default_factory=list)  # since they were last taken
 
     @property
     def judged(self) -> nn.Module:
@@ -38,17 +42,27 @@ class Trainee:
 def trainee_of(stage: Stage, task: nn.Module) -> Trainee:
     """``task`` with everything frozen but what ``stage`` trains, and a fresh optimiser for that."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in freeze_all_but(task, stage.learn).items()}
-    matrices = [p for p in names if p.ndim > 1]
-    vectors = [p for p in names if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": stage.optim.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [group for group in _groups(stage, names) if group["params"]],
         lr=stage.optim.lr,
         betas=(stage.optim.betas[0], stage.optim.betas[1]),
         fused=True,
     )
     averaged = copy.deepcopy(task).requires_grad_(False) if stage.ema else None
     return Trainee(task, averaged, optimizer, names, Progress())
+
+
+def _groups(stage: Stage, names: Mapping[Tensor, str]) -> list[dict[str, Any]]:
+    """Matrices and vectors of the parts that learn at the plan's rate, then those of each part with its own factor."""
+    factors = stage.optim.factors
+    groups: list[dict[str, Any]] = []
+    for part in ("", *factors):
+        own = [p for p, name in names.items() if (name.split(".")[0] if name.split(".")[0] in factors else "") == part]
+        told = {"part": part, "factor": factors[part]} if part else {"factor": 1.0}
+        matrices, vectors = [p for p in own if p.ndim > 1], [p for p in own if p.ndim <= 1]
+        groups.append({"params": matrices, "weight_decay": stage.optim.weight_decay, **told})
+        groups.append({"params": vectors, "weight_decay": 0.0, **told})
+    return groups
 
 
 def freeze_all_but(task: nn.Module, parts: Sequence[str]) -> dict[str, nn.Parameter]:
@@ -81,7 +95,7 @@ def update(
         ``(n,)`` float64 that :meth:`orchestrator.measured.Measured.of` reads.
     """
     for group in trainee.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["factor"]
     buffers = [buffer for buffer in trainee.task.buffers() if buffer.is_floating_point()]
     before = [buffer.clone() for buffer in buffers]
     learning = list(trainee.names)
@@ -124,6 +138,8 @@ def _measure(
     with autocast():
         outputs = forward(batch)
     means: list[Mean] = [term.loss(batch, outputs) for term in stage.terms.values()]  # type: ignore[misc]
+    if hears(stage):
+        trainee.heard.append(listened(batch, outputs))
     with torch.no_grad():
         facts = [fact(batch, outputs) for fact in watched_by(trainee.task).values()]
     return means, torch.stack(facts) if facts else batch.widths.new_zeros((0, len(batch.ids)), dtype=torch.bool)

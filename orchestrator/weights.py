@@ -13,6 +13,7 @@ from torch import nn
 
 from orchestrator import checkpoint
 from orchestrator.checkpoint import CheckpointError, Contents
+from orchestrator.mining import Difficulty
 from orchestrator.progress import Progress
 from orchestrator.update import Trainee
 
@@ -23,6 +24,8 @@ def contents_of(trainee: Trainee, fits: Mapping[str, Any]) -> Contents:
     if trainee.averaged is not None:
         tensors |= {f"averaged.{name}": part.state_dict() for name, part in trainee.averaged.named_children()}
     tensors["optimizer"] = checkpoint.optimizer_tensors(trainee.optimizer, trainee.names)
+    if trainee.difficulty is not None:
+        tensors["mining"] = {name: torch.from_numpy(each) for name, each in trainee.difficulty.arrays().items()}
     return Contents(tensors=tensors, progress=asdict(trainee.progress), fits=fits)
 
 
@@ -33,6 +36,12 @@ def restore(trainee: Trainee, contents: Contents) -> None:
         load_parts(trainee.averaged, contents, "averaged")
     checkpoint.load_optimizer(trainee.optimizer, contents.tensors["optimizer"], trainee.names)
     trainee.progress = Progress.of(contents.progress)
+    if trainee.difficulty is not None:
+        arrays = {name: tensor.numpy() for name, tensor in contents.tensors.get("mining", {}).items()}
+        try:
+            trainee.difficulty = Difficulty.of(arrays, len(trainee.difficulty))
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
 
 
 def load_judged(task: nn.Module, folder: Path, fits: Mapping[str, Any], parts: Sequence[str] = ()) -> None:

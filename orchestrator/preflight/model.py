@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.batch import BLACK, Batch
+from models.batch import BLACK, Batch, Pair, Restored
 from models.mean import Mean
 from orchestrator.plan import Recipe, Stage
 from orchestrator.preflight import SHOWN, Found, PreflightError
@@ -49,12 +49,16 @@ def check_frames(task: nn.Module, recipe: Recipe, widths: Sequence[int], device:
     for width in widths:
         image = torch.full((1, channels, height, width), BLACK, device=device)
         one = torch.ones(1, dtype=torch.long, device=device)
-        batch = Batch(
-            image=image, widths=one * width, tokens=one[None], lengths=one, counted=one.bool(), ids=(0,)
-        )  # fmt: skip
+        scale = getattr(recipe.task, "scale", 0)
+        label = {"tokens": one[None], "lengths": one, "counted": one.bool(), "ids": (0,)}
+        batch = Batch(image=image, widths=one * width, **label)  # type: ignore[arg-type]
+        if scale:
+            target = torch.full((1, channels, scale * height, scale * width), BLACK, device=device)
+            batch = Pair(image=image, widths=one * width, target=target, **label)  # type: ignore[arg-type]
         with torch.no_grad():
             out = task(batch)
-        found, rule = (out.logits.shape[1], int(out.frames[0])), recipe.task.frames.of(width)
+            out = out.read if isinstance(out, Restored) else out
+        found, rule = (out.logits.shape[1], int(out.frames[0])), recipe.task.frames.of(width * max(scale, 1))
         if found != (rule, rule):
             raise PreflightError(
                 f"width {width}: the network makes {found[0]} frames and reports {found[1]}, the plan's rule says "
@@ -185,6 +189,7 @@ def check_effective(trial: Trial) -> Found:
     validations, patience = _stopping(stage)
     facts = {
         "lr": {"first": rates[0], "highest": max(rates), "last": rates[-1]},
+        **({"lr_factors": dict(stage.optim.factors)} if stage.optim.factors else {}),
         "epochs": stage.epochs, "steps": trial.steps, "steps_per_epoch": trial.steps // stage.epochs,
         "batch_size": stage.batch_size, "validations": validations, "early_stop_after": patience,
         "weights": {name: term.weight for name, term in stage.terms.items()},
@@ -203,9 +208,19 @@ def _compare_rate(
     after: Mapping[str, Tensor],
 ) -> None:  # fmt: skip
     """AdamW's first update moves a weight by the rate times a sign, besides weight decay."""
+    factors = {part: stage.optim.factors.get(part, 1.0) for part in stage.learn}
     found = {float(group["lr"]) for group in optimizer.param_groups}
-    if found != {rate}:
-        raise PreflightError(f"stage {stage.name!r}: the optimiser's learning rate is {sorted(found)}, planned {rate}")
+    if found != {rate * factor for factor in factors.values()}:
+        planned = ", ".join(str(rate * factor) for factor in factors.values())
+        raise PreflightError(
+            f"stage {stage.name!r}: the optimiser's learning rate is {sorted(found)}, planned {planned}"
+        )
+    for part, factor in factors.items():
+        own = {name: old for name, old in before.items() if name.startswith(f"{part}.")}
+        _compare_moved(stage, rate * factor, own, after)
+
+
+def _compare_moved(stage: Stage, rate: float, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
     moved = 0.0
     for name, old in before.items():
         decay = stage.optim.weight_decay if old.ndim > 1 else 0.0

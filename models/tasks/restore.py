@@ -1,0 +1,124 @@
+"""Restoring: a plate of low resolution in, one of high resolution out that a recogniser can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.batch import Batch, Pair, Read, Restored
+from models.layers.upscale import bicubic
+from models.losses.text import not_finite, not_spelled
+from models.recognizers.crnn import CRNNConfig
+from models.recognizers.simple import SimpleCRNNConfig
+from models.restorers.plates import PlateRestorerConfig
+from models.text import Frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreTask:
+    """Restores with one generator what one recogniser is to read.
+
+    Attributes:
+        parts: names a stage may train, freeze, save and load on its own.
+        sound_untrained: parts that do something sensible with the weights they begin with: the generator is bicubic.
+        head: the layer that has a row for every class, as ``PART.LAYER``.
+    """
+
+    generator: PlateRestorerConfig
+    ocr: SimpleCRNNConfig | CRNNConfig
+    parts: ClassVar[tuple[str, ...]] = ("generator", "ocr")
+    sound_untrained: ClassVar[tuple[str, ...]] = ("generator",)
+    head: ClassVar[str] = "ocr.rnn.head"
+
+    def __post_init__(self) -> None:
+        if self.generator.channels != self.ocr.channels:
+            raise ValueError(
+                f"RestoreTask: the generator makes {self.generator.channels} channels, the ocr reads "
+                f"{self.ocr.channels}; make them equal"
+            )
+
+    @property
+    def classes(self) -> int:
+        return self.ocr.classes
+
+    @property
+    def frames(self) -> Frames:
+        """Of the width of the high resolution, which is what is read."""
+        return self.ocr.frames
+
+    @property
+    def scale(self) -> int:
+        return self.generator.scale
+
+    def build(self) -> Restorer:
+        return Restorer(self)
+
+
+def _infeasible(batch: Batch, out: Restored) -> Tensor:
+    return not_spelled(batch, out.read)
+
+
+def _nonfinite(batch: Batch, out: Restored) -> Tensor:
+    return not_finite(batch, out.read) | ~out.image.isfinite().flatten(1).all(dim=1)
+
+
+class Restorer(nn.Module):
+    """The generator and the recogniser, with gradient from what is read into what is restored.
+
+    Which parts are in training mode says what is computed. A recogniser that learns alone learns from clean images:
+    the generator is passed over, and what is "restored" is the target itself. One that learns beside the generator
+    sees restored and clean images in one pass, so that its batch norm has one statistic for both. A frozen one reads
+    clean images without gradient.
+
+    Attributes:
+        watched: facts about single samples that should never be true, by the name they are reported under.
+        measures: which metrics :func:`orchestrator.evaluate.evaluate` takes of it.
+    """
+
+    watched: ClassVar[Mapping[str, Callable[[Batch, Restored], Tensor]]] = {
+        "infeasible": _infeasible,
+        "nonfinite": _nonfinite,
+    }
+    measures: ClassVar[str] = "restoration"
+
+    def __init__(self, task: RestoreTask) -> None:
+        super().__init__()
+        self.scale = task.scale
+        self.generator = task.generator.build()
+        self.ocr = task.ocr.build()
+
+    def forward(self, batch: Pair) -> Restored:
+        """``(B, C, h, w)`` images and ``(B, C, s * h, s * w)`` targets in; restored images and both readings out."""
+        widths = self.scale * batch.widths
+        if self.ocr.training and not self.generator.training:
+            clean = self.ocr(batch.target, widths)
+            return Restored(image=batch.target, read=clean, clean=clean)
+        image = self.generator(batch.image)
+        if self.ocr.training:
+            both = self.ocr(torch.cat([image.to(batch.target.dtype), batch.target]), torch.cat([widths, widths]))
+            read, clean = _halves(both)
+            return Restored(image=image, read=read, clean=clean)
+        with torch.no_grad():
+            clean = self.ocr(batch.target, widths)
+        return Restored(image=image, read=self.ocr(image, widths), clean=clean)
+
+    def enlarged(self, batch: Batch) -> Tensor:
+        """``(B, C, s * h, s * w)`` the bicubic enlargement: the floor that restoring has to beat."""
+        return bicubic(batch.image, self.scale).clamp(-1, 1)
+
+    def train(self, mode: bool = True) -> Restorer:
+        """LSTMs stay in training mode: cuDNN refuses the backward pass of any other, and they have no dropout."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.LSTM):
+                module.training = True
+        return self
+
+
+def _halves(read: Read) -> tuple[Read, Read]:
+    (first, second), (frames, again) = read.logits.chunk(2), read.frames.chunk(2)
+    return Read(logits=first, frames=frames), Read(logits=second, frames=again)
