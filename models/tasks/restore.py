@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.batch import Batch, Pair, Read, Restored
+from models.batch import Batch, Pair, Restored
 from models.layers.upscale import bicubic
 from models.losses.text import not_finite, not_spelled
 from models.recognizers.crnn import CRNNConfig
@@ -71,8 +71,8 @@ class Restorer(nn.Module):
 
     Which parts are in training mode says what is computed. A recogniser that learns alone learns from clean images:
     the generator is passed over, and what is "restored" is the target itself. One that learns beside the generator
-    sees restored and clean images in one pass, so that its batch norm has one statistic for both. A frozen one reads
-    clean images without gradient.
+    reads restored and clean images one after the other: in one batch, batch norm would lead the gradient of clean
+    readings into the generator. A frozen one reads clean images without gradient.
 
     Attributes:
         watched: facts about single samples that should never be true, by the name they are reported under.
@@ -99,9 +99,7 @@ class Restorer(nn.Module):
             return Restored(image=batch.target, read=clean, clean=clean)
         image = self.generator(batch.image)
         if self.ocr.training:
-            both = self.ocr(torch.cat([image.to(batch.target.dtype), batch.target]), torch.cat([widths, widths]))
-            read, clean = _halves(both)
-            return Restored(image=image, read=read, clean=clean)
+            return Restored(image=image, read=self.ocr(image, widths), clean=self.ocr(batch.target, widths))
         with torch.no_grad():
             clean = self.ocr(batch.target, widths)
         return Restored(image=image, read=self.ocr(image, widths), clean=clean)
@@ -117,8 +115,3 @@ class Restorer(nn.Module):
             if isinstance(module, nn.LSTM):
                 module.training = True
         return self
-
-
-def _halves(read: Read) -> tuple[Read, Read]:
-    (first, second), (frames, again) = read.logits.chunk(2), read.frames.chunk(2)
-    return Read(logits=first, frames=frames), Read(logits=second, frames=again)

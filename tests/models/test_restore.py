@@ -70,7 +70,7 @@ def test_where_both_learn_the_anchor_trains_the_recogniser_and_nothing_else():
     assert touched(task, ctc(pair, task(pair).read).value) == {"generator", "ocr"}
 
 
-def test_one_pass_over_both_images_is_what_two_are_without_batch_statistics():
+def test_where_both_learn_each_image_is_read_as_if_alone():
     task, pair = built("generator", "ocr"), batch()
     for module in task.ocr.modules():
         if "Norm" in type(module).__name__:
