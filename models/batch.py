@@ -31,6 +31,20 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pair(Batch):
+    """Images of low resolution and what each should become, ``s`` times as large on both sides.
+
+    ``image`` is the low resolution ``(B, C, h, w)``, and ``widths`` are its valid columns; the target has ``s`` times
+    as many.
+
+    Attributes:
+        target: ``(B, C, s * h, s * w)`` float32 in ``[-1, 1]``; columns past ``s * widths`` are black (-1).
+    """
+
+    target: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Read:
     """What a reading task makes of a :class:`Batch`.
 
@@ -41,3 +55,18 @@ class Read:
 
     logits: Tensor
     frames: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What a restoring task makes of a :class:`Pair`.
+
+    Attributes:
+        image: ``(B, C, H, W)`` restored, in ``[-1, 1]``, as large as ``Pair.target``.
+        read: what the recogniser reads in ``image``; gradient flows through it into ``image``.
+        clean: what it reads in the target, without gradient; None where no term asks for it.
+    """
+
+    image: Tensor
+    read: Read
+    clean: Read | None = None
