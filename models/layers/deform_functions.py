@@ -100,9 +100,8 @@ class _Dense(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, offset, mask, weight = ctx.saved_tensors
         x, grad = x.contiguous(memory_format=ctx.by.layout), grad.contiguous(memory_format=ctx.by.layout)
-        to_x, to_offset, to_mask = torch.zeros_like(x), torch.empty_like(offset)
+        to_x, to_offset, to_weight = torch.zeros_like(x), torch.empty_like(offset), torch.zeros_like(weight)
         to_mask = None if mask is None else torch.empty_like(mask)
-        to_weight = torch.zeros_like(weight)
         with torch.autocast(grad.device.type, enabled=False):
             for some in _portions(x, offset):
                 for k in range(len(ctx.points)):
