@@ -17,9 +17,9 @@ def gather(value: Tensor, offset: Tensor, mask: Tensor | None, points: Points) -
     """As :func:`models.layers.deform_reference.gather`; half precision is computed in float32."""
     grouped, total = _grouped(value, offset.shape[1]), None
     for k in range(len(points)):
-        grid, weight = _grid(offset, points, k), _weight(offset, mask, k)
+        grid, weight = _grid(offset, points, k), _weight(mask, k)
         read = F.grid_sample(grouped, grid, align_corners=False)
-        total = read * weight if total is None else total.addcmul_(read, weight)
+        total = read * weight if total is None else total.add_(read * weight)
     assert total is not None
     return total.reshape(value.shape).to(value.dtype)
 
@@ -34,7 +34,7 @@ def scatter(
     to_mask = None if mask is None else torch.empty_like(mask)
     unit = points.scale * 2 / torch.tensor([width, height], dtype=grouped.dtype, device=grouped.device)
     for k in range(len(points)):
-        grid, weight = _grid(offset, points, k), _weight(offset, mask, k)
+        grid, weight = _grid(offset, points, k), _weight(mask, k)
         if to_mask is not None:
             read = F.grid_sample(grouped, grid, align_corners=False)
             to_mask[:, :, k] = read.mul_(slope).sum(1).view(batch, groups, height, width)
@@ -69,8 +69,9 @@ def _grid(offset: Tensor, points: Points, k: int) -> Tensor:
     return torch.stack([(2 * across + 1) / width - 1, (2 * down + 1) / height - 1], dim=3)
 
 
-def _weight(offset: Tensor, mask: Tensor | None, k: int) -> Tensor:
-    """``(B * G, 1, H, W)`` weight of point ``k``, not a number where its offset is none: ``grid_sample`` hides that."""
-    moved = offset[:, :, k].clamp(-1, 1).sum(2).flatten(0, 1)[:, None] * 0
-    weight = moved + 1 if mask is None else moved + mask[:, :, k].flatten(0, 1)[:, None]
+def _weight(mask: Tensor | None, k: int) -> Tensor | float:
+    """``(B * G, 1, H, W)`` weight of point ``k``."""
+    if mask is None:
+        return 1.0
+    weight = mask[:, :, k].flatten(0, 1)[:, None]
     return weight.float() if weight.dtype in (torch.bfloat16, torch.float16) else weight
