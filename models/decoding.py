@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 import numpy as np
@@ -102,7 +102,10 @@ def score_words(log_probs: Tensor, words: Sequence[Sequence[int]]) -> Tensor:
     return torch.cat(parts)
 
 
-def prefix_beam(log_probs: NDArray[np.floating], *, beam: int = 16) -> list[tuple[tuple[int, ...], float]]:
+def prefix_beam(
+    log_probs: NDArray[np.floating], *, beam: int = 16,
+    may: Callable[[Sequence[tuple[int, ...]], int], NDArray[np.bool_]] | None = None,
+) -> list[tuple[tuple[int, ...], float]]:  # fmt: skip
     """The ``beam`` most probable labels and their ``log p`` in nats, best first.
 
     Sums over the paths of a label, which :func:`greedy` does not. Exact when ``beam`` is not
@@ -110,14 +113,22 @@ def prefix_beam(log_probs: NDArray[np.floating], *, beam: int = 16) -> list[tupl
 
     Args:
         log_probs: ``(T, K)`` of one image's valid frames, normalised over ``K``.
+        may: of ``n`` prefixes and the frames to come after this one, ``(n, K)`` whether each may stay as it is (the
+            blank's column) or grow by a class; all may when omitted.
     """
     prefixes: list[tuple[int, ...]] = [()]
     blank, symbol = np.zeros(1), np.full(1, -np.inf)  # log p of ending in a blank, in the last symbol
-    for frame in np.asarray(log_probs, dtype=np.float64):
+    for number, frame in enumerate(np.asarray(log_probs, dtype=np.float64)):
         stay_blank, stay_symbol, grow = extend(prefixes, blank, symbol, frame)
+        if may is not None:
+            allowed = may(prefixes, len(log_probs) - number - 1)
+            stay_blank, stay_symbol = (np.where(allowed[:, BLANK], stay, -np.inf) for stay in (stay_blank, stay_symbol))
+            grow = np.where(allowed, grow, -np.inf)
         scores = np.concatenate([np.logaddexp(stay_blank, stay_symbol), grow.ravel()])
         order = np.argsort(-scores, kind="stable")[:beam]
         order = order[np.isfinite(scores[order])]
+        if not len(order):
+            return []
         stays = order < len(prefixes)
         row, added = np.divmod(order - len(prefixes), len(frame))
         prefixes = [

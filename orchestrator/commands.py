@@ -35,7 +35,7 @@ def train(
     from orchestrator.live import LiveFolder
     from orchestrator.preflight import check_names
     from orchestrator.tracking import following, sinks_named
-    from orchestrator.worker import new_live_folder, train_here, train_on_ray
+    from orchestrator.worker import get_ready, new_live_folder, train_here, train_on_ray
 
     check_names(execution.accept)
     sinks = sinks_named(trackers)
@@ -44,6 +44,8 @@ def train(
     live = LiveFolder(new_live_folder(store))
     launch = train_on_ray if execution.workers else train_here
     received = stop_on_signals(live)
+    if execution.workers:
+        get_ready()
     with following(recipe, store, stages, sinks, say=say) as tracking:
         done = watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only))
         shutil.rmtree(live.folder)

@@ -20,6 +20,12 @@ from orchestrator.store import Store
 POLL_S = "0.2"  # Ray's controller looks at its workers this often; its own 2 s would be waited out at every end
 
 
+def get_ready() -> None:
+    """Start Ray, from the main thread: where another thread did, its shutdown takes 15 s at the end of the process."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
+    start_ray()
+
+
 def train_on_ray(
     recipe: Recipe, store: Store, shards: Mapping[str, Path], execution: Execution, *, live: Path, only: Sequence[str]
 ) -> bool:
@@ -28,8 +34,7 @@ def train_on_ray(
     A worker that dies takes the group with it; the group starts again, at most ``execution.retries`` times, from the
     newest checkpoint. Raises what training raised, or Ray's own error when the group could not go on.
     """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
-    start_ray()
+    get_ready()
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer

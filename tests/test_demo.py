@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import cv2
 import pytest
@@ -33,6 +35,21 @@ def test_the_last_stage_reads_four_of_five_held_out_words(demo):
     assert metrics["worn/n"] >= 500
     assert metrics["worn/word_accuracy_36"] >= 0.80
     assert f"worn/word_accuracy_36 of the last stage: {metrics['worn/word_accuracy_36']:.4f} on 500" in said
+
+
+def test_a_healthy_run_raises_no_event_and_leaves_a_report_and_its_runs_in_mlflow(demo):
+    folder, said = demo
+    store = folder / "plumbline-store"
+    assert [
+        line for path in store.glob("runs/demo/*/*.jsonl") for line in path.open() if '"kind": "event"' in line
+    ] == []
+    assert "warning:" not in said
+    [page] = store.glob("runs/demo/finetune-*/report.html")
+    assert f"Report: {page}" in said and page.stat().st_size > 100_000
+    with closing(sqlite3.connect(store / "mlflow.db")) as database:
+        assert (
+            database.execute("select status from runs").fetchall() == [("FINISHED",)] * 4
+        )  # the recipe and its stages
 
 
 def test_it_logs_one_plain_line_an_epoch_where_there_is_no_terminal(demo):

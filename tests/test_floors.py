@@ -12,7 +12,7 @@ PACKAGES = ("orchestrator", "models", "datasets", "tune_spaces")
 OWN = {*PACKAGES, "tests", "benchmarks"}
 
 MAY_IMPORT = {  # package -> what it may import besides the standard library and itself
-    "models": {"torch", "numpy", "rapidfuzz"},
+    "models": {"torch", "numpy", "rapidfuzz", "triton"},  # triton: kernels, where the machine has it
     "datasets": {"numpy", "pyarrow", "cv2", "PIL", "scipy", "lmdb"},
     "tune_spaces": {"optuna"},
 }

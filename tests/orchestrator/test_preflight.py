@@ -61,6 +61,17 @@ def test_an_accepted_refusal_is_kept_as_a_warning_and_in_the_record():
     assert [line["verdict"] for line in preflight.lines] == ["accepted"] and not preflight.refused
 
 
+def test_collecting_goes_on_only_where_the_next_check_can_still_be_run():
+    def refuses() -> Found:
+        raise PreflightError("no")
+
+    collecting = Preflight(collect=True)
+    collecting.run("splits", refuses)
+    assert collecting.refused
+    with pytest.raises(PreflightError, match="preflight frames: no"):
+        collecting.run("frames", refuses)
+
+
 @pytest.mark.parametrize(
     ("name", "message"), [("split", "is no check"), ("frames", "cannot be accepted: training would fail")]
 )
@@ -180,6 +191,15 @@ RUN_ORDER = [
 
 def test_every_check_has_its_sentence():
     assert set(RUN_ORDER) == set(CHECKS)
+
+
+def test_a_stage_that_was_interrupted_still_records_what_it_started_from(shards, tmp_path):
+    assert run(small_recipe(), tmp_path, shards, only=["pretrain"])
+    execution = Execution(device="cpu")
+    machine, watch = Machine.of(execution, Ranks()), Quiet(steps=2)
+    assert not train_recipe(small_recipe(), Store(tmp_path), shards, execution, machine=machine, watch=watch)
+    assert run(small_recipe(), tmp_path, shards, only=["finetune_frozen"])
+    assert record_of(tmp_path, "finetune_frozen")["preflight"][-1]["check"] == "start"
 
 
 def test_an_accepted_fault_trains_and_stays_in_the_record(shards, tmp_path):

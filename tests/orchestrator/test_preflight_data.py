@@ -95,6 +95,12 @@ def test_the_same_pixels_under_another_name_are_refused_with_both_names(tmp_path
         check_splits_disjoint(split_source(tmp_path, twin=3))
 
 
+def test_the_same_pixels_in_the_test_split_are_refused_too(tmp_path):
+    rows = [*(numbered_row(i) for i in range(9)), numbered_row(9, seed=3, split="test")]
+    with pytest.raises(PreflightError, match="made/p3 = made/p9"):
+        check_splits_disjoint(made_of(rows, tmp_path))
+
+
 def test_a_picture_of_one_colour_is_no_twin(tmp_path):
     assert same_pictures(split_source(tmp_path, twin=-1)) == []
 

@@ -33,6 +33,7 @@ def command(plan: Path, store: Path, *, workers: int) -> list[str]:
     return [
         sys.executable, "-m", "orchestrator.run", "train", "demo", "--plan", str(plan), "--store", str(store),
         "--workers", str(workers), "--threads", "1", "--checkpoint-every", "0", "--device", "cpu",
+        "--trackers", "none", "--no-report",
     ]  # fmt: skip
 
 
