@@ -19,8 +19,23 @@ from orchestrator.schedule import Constant, Cosine, OneCycle, StepDown
 from orchestrator.start import Imported, StartFrom
 
 __all__ = [
-    "Augment", "Best", "Constant", "Cosine", "EarlyStop", "Imported", "Mix", "OneCycle", "Optim", "PlanError", "Recipe",
-    "Mining", "Stage", "StartFrom", "StepDown", "Term", "WeighSymbols",
+    "Augment",
+    "Best",
+    "Constant",
+    "Cosine",
+    "EarlyStop",
+    "Imported",
+    "Mining",
+    "Mix",
+    "OneCycle",
+    "Optim",
+    "PlanError",
+    "Recipe",
+    "Stage",
+    "StartFrom",
+    "StepDown",
+    "Term",
+    "WeighSymbols",
 ]  # fmt: skip
 
 

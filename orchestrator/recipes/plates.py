@@ -4,8 +4,8 @@
     python -m orchestrator.run train plates --set sources.plates=PlateFolder --data plates=DIR
 
 `pretrain` (the OCR learns clean plates) -> `warmup` (the generator learns pixels) -> `lcofl` (it learns to be read, by
-an OCR that is frozen; confused characters weigh more) -> `finetune` (both learn; the OCR slower, anchored on clean plates)
--> `hard_mining` (plates read badly come more often, and restored ones are to read like their own clean image).
+an OCR that is frozen; confused characters weigh more) -> `finetune` (both learn; the OCR slower, anchored on clean
+plates) -> `hard_mining` (plates read badly come more often, and restored ones are to read like their own clean image).
 The preset `tiny` is for two CPU cores; its data are drawn.
 """
 
