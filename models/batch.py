@@ -64,9 +64,28 @@ class Restored:
     Attributes:
         image: ``(B, C, H, W)`` restored, in ``[-1, 1]``, as large as ``Pair.target``.
         read: what the recogniser reads in ``image``; gradient flows through it into ``image``.
-        clean: what it reads in the target, without gradient; None where no term asks for it.
+        clean: what it reads in the target, without gradient; None where there is none or no term asks for it.
+        monitor: what a second recogniser reads in the target, while it learns to; None otherwise.
     """
 
     image: Tensor
     read: Read
     clean: Read | None = None
+    monitor: Read | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Restored):
+    """A restoration that others looked at too. Whatever nobody made is None; a term that needs it says so.
+
+    Attributes:
+        features: ``(B, T, D)`` what the recogniser made of ``image`` at the frames of ``read``, with gradient.
+        clean_features: the same of the target, without gradient.
+        fake: ``(B, 1, h, w)`` or ``(B, 1)`` the discriminator's logits for ``image``; above 0 means taken for a target.
+        real: its logits for the target.
+    """
+
+    features: Tensor | None = None
+    clean_features: Tensor | None = None
+    fake: Tensor | None = None
+    real: Tensor | None = None

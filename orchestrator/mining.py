@@ -10,87 +10,16 @@ Accuracies must be those of raw readings, without any correction by a layout, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from orchestrator.limits import PlanError, at_least, one_of, positive, within
+from orchestrator.curriculum import Mining
 
 SOFTENING = 0.1  # added to the difficulty, so that a sample read perfectly still comes now and then
 MEMORY = 0.9  # share of the old accuracy in the moving average
 ARRAYS = ("accuracy", "visits", "misses", "weights", "weighed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curriculum:
-    """The share of an epoch's draws that follows difficulty; the rest is uniform.
-
-    Attributes:
-        kind: how it rises: in a line, with the square of the time, or in four steps.
-        start: at epoch 0.
-        end: from epoch ``epochs`` on.
-        epochs: of the stage.
-    """
-
-    kind: Literal["linear", "exponential", "step"] = "linear"
-    start: float = 0.1
-    end: float = 0.8
-    epochs: int = 50
-
-    def __post_init__(self) -> None:
-        one_of("Curriculum.kind", self.kind, ("linear", "exponential", "step"))
-        within("Curriculum.start", self.start, 0.0, 1.0)
-        within("Curriculum.end", self.end, self.start, 1.0)
-        at_least("Curriculum.epochs", self.epochs, 1)
-
-    def share(self, epoch: int) -> float:
-        """The share at ``epoch``, counted from 0 in the stage."""
-        done = min(epoch / self.epochs, 1.0)
-        if self.kind == "exponential":
-            done = done**2
-        elif self.kind == "step":
-            done = (0.0, 0.25, 0.5, 1.0)[min(int(4 * done), 3)]
-        return self.start + done * (self.end - self.start)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mining:
-    """How difficulty becomes a list.
-
-    Attributes:
-        alpha: weight of a sample is ``(1.1 - accuracy) ** alpha``.
-        least_visits: a sample seen less often has weight 1, as if it were hard.
-        reweigh_every: epochs that weights are held for.
-        cap: a sample is drawn at most so many times as often as in a uniform epoch.
-        suspect_after: visits in a row without a single right character after which the label is suspected rather than
-            the reader: the sample is listed, and drawn no more often than one that is read perfectly.
-    """
-
-    alpha: float = 2.0
-    least_visits: int = 3
-    reweigh_every: int = 5
-    cap: float = 10.0
-    suspect_after: int = 10
-    curriculum: Curriculum = field(default_factory=Curriculum)
-
-    def __post_init__(self) -> None:
-        positive("Mining.alpha", self.alpha)
-        within("Mining.alpha", self.alpha, 0.0, 10.0)
-        at_least("Mining.least_visits", self.least_visits, 1)
-        at_least("Mining.reweigh_every", self.reweigh_every, 1)
-        within("Mining.cap", self.cap, 1.0, 1e6)
-        at_least("Mining.suspect_after", self.suspect_after, 1)
-
-    def check(self, epochs: int) -> None:
-        """Raise :class:`PlanError` where no sample of a stage of ``epochs`` would ever count as hard."""
-        last = (epochs - 1) // self.reweigh_every * self.reweigh_every
-        if last < self.least_visits:
-            raise PlanError(
-                f"Mining: weights are last taken at epoch {last} of {epochs}, when a sample has about {last} visits, "
-                f"but least_visits is {self.least_visits}; lower it or reweigh_every ({self.reweigh_every})"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,8 +43,9 @@ def drawn_now(stage: Stage, trainee: Trainee, *, count: int, seed: int) -> NDArr
     if stage.mining is None or trainee.difficulty is None:
         return None
     epoch = trainee.progress.epoch
-    trainee.difficulty = begun(trainee.difficulty, stage.mining, epoch)
-    return epoch_list(trainee.difficulty, stage.mining, epoch=epoch, count=count, seed=(seed,))
+    rule = stage.mining.over(stage.epochs)
+    trainee.difficulty = begun(trainee.difficulty, rule, epoch)
+    return epoch_list(trainee.difficulty, rule, epoch=epoch, count=count, seed=(seed,))
 
 
 def note_heard(stage: Stage, trainee: Trainee, steps: Sequence[Sequence[Heard]], ranks: Ranks) -> None:
@@ -82,7 +83,7 @@ def told_of(stage: Stage, now: Stage, trainee: Trainee) -> dict[str, float]:
     if stage.mining is not None and trainee.difficulty is not None:
         known = trainee.difficulty
         line |= {
-            "mining/share": stage.mining.curriculum.share(trainee.progress.epoch),
+            "mining/share": stage.mining.over(stage.epochs).curriculum.share(trainee.progress.epoch),
             "mining/accuracy": float(known.accuracy[known.visits > 0].mean()) if known.visits.any() else 0.0,
             "mining/never_seen": float((known.visits == 0).mean()),
             "mining/suspects": float(len(suspects(known, stage.mining))),

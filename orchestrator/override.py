@@ -21,6 +21,7 @@ from orchestrator.identity import named
 from orchestrator.plan import PlanError
 
 T = TypeVar("T")
+PLAIN = (int, float, str)
 
 
 def override(plan: T, changes: Mapping[str, Any]) -> T:
@@ -91,8 +92,9 @@ def _rebuilt(node: Any, new: Mapping[str, Any], path: str) -> Any:
 
 
 def _added(node: Any, key: str, branch: Any, path: str, kind: Any) -> Any:
-    """A new entry of a mapping of plain values (a share, a gate); nothing else may grow."""
-    grows = isinstance(node, Mapping) and get_args(kind)[-1] in (int, float, str)
+    """A new entry of a mapping of plain values or lists of them (a share, a gate, patterns); nothing else may grow."""
+    entry = get_args(kind)[-1] if isinstance(node, Mapping) else None
+    grows = entry in PLAIN or (get_origin(entry) is tuple and get_args(entry)[0] in PLAIN)
     if not grows or not isinstance(branch, _Leaf):
         children = _children(node, path)
         close = difflib.get_close_matches(key, children, n=1)

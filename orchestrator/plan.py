@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator import limits
+from orchestrator.curriculum import Curriculum, Mining, WeighSymbols
 from orchestrator.kinds import AlphabetLike, Fingerprinted, ScheduleLike, SourceLike, TaskLike
 from orchestrator.limits import PlanError, at_least, positive, within
-from orchestrator.mining import Mining
 from orchestrator.schedule import Constant, Cosine, OneCycle, StepDown
 from orchestrator.start import Imported, StartFrom
 
@@ -23,6 +23,7 @@ __all__ = [
     "Best",
     "Constant",
     "Cosine",
+    "Curriculum",
     "EarlyStop",
     "Imported",
     "Mining",
@@ -175,26 +176,6 @@ class EarlyStop:
         limits.sensible_mode("EarlyStop.mode", self.metric, self.mode)
         at_least("EarlyStop.patience", self.patience, 1)
         within("EarlyStop.min_delta", self.min_delta, 0.0, math.inf)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeighSymbols:
-    """Symbols that training reads as other ones weigh more in the next epoch.
-
-    Attributes:
-        terms: whose loss has ``weights``, one for each symbol, of which none exceeds its ``most``.
-        keep: share of the old counts in the moving average over epochs.
-        prior: occurrences by which a symbol's rate is drawn towards that of all symbols.
-    """
-
-    terms: tuple[str, ...]
-    keep: float = 0.7
-    prior: float = 20.0
-
-    def __post_init__(self) -> None:
-        at_least("WeighSymbols.terms: how many", len(self.terms), 1)
-        within("WeighSymbols.keep", self.keep, 0.0, 0.99)
-        positive("WeighSymbols.prior", self.prior)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ MAY_IMPORT = {  # package -> what it may import besides the standard library and
 }
 ONLY_STANDARD_LIBRARY = ("models/text.py", "orchestrator/journal.py")  # ingest workers and readers stay light
 FLOORS = (  # of the orchestrator's files and packages; each may import those of its own floor and below
-    "plan kinds start limits schedule override identity store order mining progress files execution journal live"
+    "plan kinds curriculum start limits schedule override identity store order mining progress files execution journal live"
     " events events_validation events_clock",
     "labels manifest mapped shards prepare",  # shards, without Torch
     "ranks checkpoint weights heard update gradients measured moving ledger pace augment augment_pairs prefetch batches"

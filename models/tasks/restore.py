@@ -23,14 +23,15 @@ class RestoreTask:
     """Restores with one generator what one recogniser is to read.
 
     Attributes:
-        parts: names a stage may train, freeze, save and load on its own.
+        monitor: a second recogniser, which no generator ever learns from: what pleases the first one alone is not
+            restored but made up, and the second one tells.
         sound_untrained: parts that do something sensible with the weights they begin with: the generator is bicubic.
         head: the layer that has a row for every class, as ``PART.LAYER``.
     """
 
     generator: PlateRestorerConfig
     ocr: SimpleCRNNConfig | CRNNConfig
-    parts: ClassVar[tuple[str, ...]] = ("generator", "ocr")
+    monitor: SimpleCRNNConfig | CRNNConfig | None = None
     sound_untrained: ClassVar[tuple[str, ...]] = ("generator",)
     head: ClassVar[str] = "ocr.rnn.head"
 
@@ -40,6 +41,18 @@ class RestoreTask:
                 f"RestoreTask: the generator makes {self.generator.channels} channels, the ocr reads "
                 f"{self.ocr.channels}; make them equal"
             )
+        if self.monitor is not None:
+            first, second = ((each.classes, each.channels) for each in (self.ocr, self.monitor))
+            if first != second:
+                raise ValueError(
+                    f"RestoreTask: the ocr reads {first[0]} classes in {first[1]} channels, the monitor {second[0]} in "
+                    f"{second[1]}; make them equal"
+                )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names a stage may train, freeze, save and load on its own."""
+        return ("generator", "ocr", "monitor") if self.monitor is not None else ("generator", "ocr")
 
     @property
     def classes(self) -> int:
@@ -69,10 +82,11 @@ def _nonfinite(batch: Batch, out: Restored) -> Tensor:
 class Restorer(nn.Module):
     """The generator and the recogniser, with gradient from what is read into what is restored.
 
-    Which parts are in training mode says what is computed. A recogniser that learns alone learns from clean images:
-    the generator is passed over, and what is "restored" is the target itself. One that learns beside the generator
-    reads restored and clean images one after the other: in one batch, batch norm would lead the gradient of clean
-    readings into the generator. A frozen one reads clean images without gradient.
+    Which parts are in training mode says what is computed. Recognisers that learn alone learn from clean images: the
+    generator is passed over, and what is "restored" is the target itself. One that learns beside the generator reads
+    restored and clean images one after the other: in one batch, batch norm would lead the gradient of clean readings
+    into the generator. A frozen one reads clean images without gradient. The monitor reads clean images
+    while it learns, and where nothing does.
 
     Attributes:
         watched: facts about single samples that should never be true, by the name they are reported under.
@@ -90,19 +104,30 @@ class Restorer(nn.Module):
         self.scale = task.scale
         self.generator = task.generator.build()
         self.ocr = task.ocr.build()
+        self.monitor = task.monitor.build() if task.monitor is not None else None
 
-    def forward(self, batch: Pair) -> Restored:
-        """``(B, C, h, w)`` images and ``(B, C, s * h, s * w)`` targets in; restored images and both readings out."""
+    def forward(self, batch: Batch) -> Restored:
+        """``(B, C, h, w)`` images and ``(B, C, s * h, s * w)`` targets in; restored images and both readings out.
+
+        Images without targets are restored and read.
+        """
         widths = self.scale * batch.widths
+        if not isinstance(batch, Pair):
+            image = self.generator(batch.image)
+            return Restored(image=image, read=self.ocr(image, widths))
+        judged = not (self.generator.training or self.ocr.training)
+        reads = self.monitor is not None and (self.monitor.training or judged)
+        monitor = self.monitor(batch.target, widths) if reads else None
         if self.ocr.training and not self.generator.training:
             clean = self.ocr(batch.target, widths)
-            return Restored(image=batch.target, read=clean, clean=clean)
+            return Restored(image=batch.target, read=clean, clean=clean, monitor=monitor)
         image = self.generator(batch.image)
         if self.ocr.training:
-            return Restored(image=image, read=self.ocr(image, widths), clean=self.ocr(batch.target, widths))
-        with torch.no_grad():
             clean = self.ocr(batch.target, widths)
-        return Restored(image=image, read=self.ocr(image, widths), clean=clean)
+        else:
+            with torch.no_grad():
+                clean = self.ocr(batch.target, widths)
+        return Restored(image=image, read=self.ocr(image, widths), clean=clean, monitor=monitor)
 
     def enlarged(self, batch: Batch) -> Tensor:
         """``(B, C, s * h, s * w)`` the bicubic enlargement: the floor that restoring has to beat."""

@@ -1,12 +1,17 @@
 """Plates: text-guided super-resolution of licence plates in five stages.
 
     python -m orchestrator.run train plates --preset tiny
-    python -m orchestrator.run train plates --set sources.plates=PlateFolder --data plates=DIR
+    python -m orchestrator.run train plates --preset tiny --preset crops --data plates=DIR
+    python -m orchestrator.run train plates --preset tracks --data plates=DIR
 
-`pretrain` (the OCR learns clean plates) -> `warmup` (the generator learns pixels) -> `lcofl` (it learns to be read, by
-an OCR that is frozen; confused characters weigh more) -> `finetune` (both learn; the OCR slower, anchored on clean
-plates) -> `hard_mining` (plates read badly come more often, and restored ones are to read like their own clean image).
-The preset `tiny` is for two CPU cores; its data are drawn.
+`pretrain` (two OCRs learn clean plates, each for itself) -> `warmup` (the generator learns pixels) -> `lcofl` (it
+learns to be read by the first OCR, which is frozen; confused characters weigh more) -> `finetune` (both learn; the OCR
+slower, anchored on clean plates) -> `hard_mining` (plates read badly come more often, and restored ones are to read
+like their own clean image). The second OCR learns nothing after `pretrain`, and no generator learns from it: it tells
+whether a restored plate can be read, or only pleases the reader that it was made for.
+
+Without a preset for the data, plates are drawn. `crops` takes a folder of good pictures with labels and degrades them;
+`tracks` takes pairs as LRLPR-26 and UFPR-SR-Plates have them. `tiny` is a network for two CPU cores.
 """
 
 from __future__ import annotations
@@ -15,8 +20,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets.pair_image import PairSpec
+from datasets.plate_folder import PlateFolder
+from datasets.plates_tracks import PlateTracks
 from datasets.rendered_plates import RenderedPlates
-from models.losses.clean import ctc_on_target
+from models.losses.clean import ctc_of_monitor, ctc_on_target
 from models.losses.embedding import EmbeddingTerm
 from models.losses.image import l1, ssim
 from models.losses.plates import CharacterTerm, LayoutTerm
@@ -24,10 +31,21 @@ from models.recognizers.simple import SimpleCRNNConfig
 from models.restorers.plates import PlateRestorerConfig
 from models.tasks.restore import RestoreTask
 from models.text import Alphabet
-from orchestrator.mining import Curriculum
-from orchestrator.plan import Best, Cosine, Mining, Mix, Optim, Recipe, Stage, StartFrom, Term, WeighSymbols
+from orchestrator.plan import (
+    Augment,
+    Best,
+    Cosine,
+    Mining,
+    Mix,
+    Optim,
+    Recipe,
+    Stage,
+    StartFrom,
+    Term,
+    WeighSymbols,
+)
 
-PLATES = "plates"
+PLATES, DRAWN = "plates", "drawn"
 PLATES36 = Alphabet(symbols="0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", case="upper")
 LCOFL = {
     "l1": Term(loss=l1),
@@ -35,66 +53,81 @@ LCOFL = {
     "layout": Term(loss=LayoutTerm(symbols=PLATES36.symbols), weight=0.5, trains=("generator",)),
     "ssim": Term(loss=ssim, weight=0.2, trains=("generator",)),
 }
-BOTH = ("generator", "ocr")
+ALL = ("generator", "ocr", "monitor")
+MOVED = Augment(rotate=4.0, shear=0.1, stretch=0.08, shift=0.05)  # both halves of a pair alike
+WORN = Augment(rotate=5.0, shear=0.15, stretch=0.1, shift=0.08)
 
 
 def recipe() -> Recipe:
     return Recipe(
         name="plates",
-        task=RestoreTask(generator=PlateRestorerConfig(), ocr=SimpleCRNNConfig(classes=PLATES36.classes)),
+        task=RestoreTask(
+            generator=PlateRestorerConfig(),
+            ocr=SimpleCRNNConfig(classes=PLATES36.classes),
+            monitor=SimpleCRNNConfig(classes=PLATES36.classes, width=0.75, hidden=96),
+        ),
         image=PairSpec(height=16, width=48, scale=2),
         alphabet=PLATES36,
-        sources={PLATES: RenderedPlates(tracks=10_000, valid=500, test=500)},
+        sources={
+            PLATES: RenderedPlates(tracks=10_000, valid=500, test=500),
+            DRAWN: RenderedPlates(tracks=50_000, frames=1, seed=1),
+        },
         stages=(
             _stage(
-                "pretrain", learn=("ocr",), epochs=50, optim=Optim(lr=1e-3, weight_decay=0.05, clip_norm=1.0),
-                terms={"ctc": Term(loss=ctc_on_target)}, schedule=Cosine(warmup=0.1),
+                "pretrain", learn=("ocr", "monitor"), epochs=50,
+                optim=Optim(lr=1e-3, weight_decay=0.05, clip_norm=5.0), schedule=Cosine(warmup=0.1),
+                data=Mix(shares={PLATES: 0.5, DRAWN: 0.5}), augment=WORN,
+                terms={"ctc": Term(loss=ctc_on_target, trains=("ocr",)),
+                       "monitor": Term(loss=ctc_of_monitor, trains=("monitor",))},
                 best=Best(metric=f"{PLATES}/loss", mode="min"),
             ),
             _stage(
-                "warmup", learn=("generator",), epochs=30, optim=Optim(lr=1e-4, clip_norm=1.0),
-                terms={"l1": Term(loss=l1)}, best=Best(metric=f"{PLATES}/loss", mode="min"),
-                start_from=StartFrom(stage="pretrain", parts=BOTH),
+                "warmup", learn=("generator",), epochs=30, optim=Optim(lr=1e-4), terms={"l1": Term(loss=l1)},
+                best=Best(metric=f"{PLATES}/loss", mode="min"), start_from=StartFrom(stage="pretrain", parts=ALL),
             ),
             _stage(
-                "lcofl", learn=("generator",), epochs=300, optim=Optim(lr=1e-4, clip_norm=1.0), terms=LCOFL,
+                "lcofl", learn=("generator",), epochs=300, optim=Optim(lr=1e-4), terms=LCOFL,
                 weigh=WeighSymbols(terms=("characters",)), best=Best(metric=f"{PLATES}/recognition_rate"),
-                start_from=StartFrom(stage="warmup", parts=BOTH),
+                start_from=StartFrom(stage="warmup", parts=ALL),
             ),
             _stage(
-                "finetune", learn=BOTH, epochs=150,
-                optim=Optim(lr=1e-5, clip_norm=1.0, factors={"ocr": 0.1}),
+                "finetune", learn=("generator", "ocr"), epochs=150, optim=Optim(lr=1e-5, factors={"ocr": 0.1}),
                 terms={**LCOFL, "l1": Term(loss=l1, trains=("generator",)),
                        "anchor": Term(loss=ctc_on_target, trains=("ocr",))},
                 weigh=WeighSymbols(terms=("characters",)), best=Best(metric=f"{PLATES}/recognition_rate"),
-                start_from=StartFrom(stage="lcofl", parts=BOTH),
+                start_from=StartFrom(stage="lcofl", parts=ALL),
             ),
             _stage(
-                "hard_mining", learn=("generator",), epochs=50, optim=Optim(lr=5e-6, clip_norm=1.0),
+                "hard_mining", learn=("generator",), epochs=50, optim=Optim(lr=5e-6),
                 terms={**LCOFL, "embedding": Term(loss=EmbeddingTerm(), weight=0.3, ramp=10)},
                 weigh=WeighSymbols(terms=("characters",)), best=Best(metric=f"{PLATES}/recognition_rate"),
-                start_from=StartFrom(stage="finetune", parts=BOTH), mining=Mining(),
+                start_from=StartFrom(stage="finetune", parts=ALL), mining=Mining(),
             ),
         ),
     )  # fmt: skip
 
 
 def _stage(name: str, *, best: Best, **rest: Any) -> Stage:
-    """What all stages have in common. The recognition rate is the share of plates read without a mistake."""
-    return Stage(
-        name=name, batch_size=32, data=Mix(shares={PLATES: 1.0}), validate={PLATES: "valid"}, best=(best,), **rest
-    )
+    """What most stages have in common. The recognition rate is the share of plates read without a mistake."""
+    common = {"data": Mix(shares={PLATES: 1.0}), "augment": MOVED, "validate": {PLATES: "valid"}}
+    return Stage(name=name, batch_size=32, best=(best,), **{**common, **rest})
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "crops": {
+        "image.height": 24,
+        "image.width": 72,
+        "sources.plates": PlateFolder(versions=4),
+    },
+    "tracks": {"sources.plates": PlateTracks()},
     "tiny": {
         "task.generator.features": 16,
         "task.generator.blocks": 2,
         "task.generator.growth": 16,
         "task.generator.groups": 1,
-        "sources.plates.tracks": 600,
-        "sources.plates.valid": 60,
-        "sources.plates.test": 60,
+        "task.ocr.width": 0.5,
+        "task.monitor.width": 0.5,
+        "sources.drawn.tracks": 3_000,
         "stages.pretrain.epochs": 12,
         "stages.pretrain.optim.lr": 2e-3,
         "stages.warmup.epochs": 3,
@@ -108,6 +141,5 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "stages.hard_mining.terms.embedding.ramp": 2,
         "stages.hard_mining.mining.least_visits": 2,
         "stages.hard_mining.mining.reweigh_every": 2,
-        "stages.hard_mining.mining.curriculum": Curriculum(epochs=5),
     },
 }

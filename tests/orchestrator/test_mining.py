@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.curriculum import Curriculum, Mining
 from orchestrator.limits import PlanError
 from orchestrator.mining import (
-    Curriculum,
     Difficulty,
-    Mining,
     begun,
     capped,
     chances,
@@ -253,3 +252,13 @@ def test_rules_that_can_matter_are_allowed():
     Mining().check(50)
     Mining(least_visits=3, reweigh_every=3).check(4)
     assert visited(unknown(2), [], []).visits.tolist() == [0, 0]
+
+
+def test_a_curriculum_ends_within_its_stage():
+    with pytest.raises(PlanError, match=r"rises over 50 epochs, but the stage has 40; it would end at 0\.646"):
+        Mining(curriculum=Curriculum(epochs=50)).check(40)
+
+
+def test_a_curriculum_without_epochs_takes_those_of_the_stage():
+    assert Mining().over(50).curriculum.share(25) == pytest.approx(0.45)
+    assert Mining(curriculum=Curriculum(epochs=10)).over(50).curriculum.share(10) == pytest.approx(0.8)

@@ -18,7 +18,8 @@ from orchestrator.heard import Heard, spelled, symbols_of
 from orchestrator.identity import fingerprint, plain
 from orchestrator.journal import lines
 from orchestrator.loop import train_stage
-from orchestrator.mining import Curriculum, unknown
+from orchestrator.curriculum import Curriculum
+from orchestrator.mining import unknown
 from orchestrator.moving import close_epoch, drawn_now, note_heard, stage_now, told_of
 from orchestrator.override import from_plain, override
 from orchestrator.plan import Mining, Mix, Optim, PlanError, Term, WeighSymbols

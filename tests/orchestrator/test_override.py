@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import orchestrator.recipes
 from datasets.folder import LabelledFolder
+from datasets.plate_folder import PlateFolder
 from models.losses.text import infeasible
 from orchestrator.identity import plain
 from orchestrator.override import from_plain, override
@@ -228,6 +229,7 @@ def test_mappings_of_plain_values_grow_and_shrink():
     assert lines == {"rendered/word_accuracy_36": 0.1, "rendered/cer": 0.1}
     swapped = last({"stages.finetune.data.shares.rendered": "none", "stages.finetune.data.shares.iiit5k": 1})
     assert swapped.data.shares == {"iiit5k": 1.0}
+    assert override(PlateFolder(), {"alike": {"us": ["0O"]}}).alike == {"us": ("0O",)}
 
 
 def test_what_is_not_there_cannot_be_taken_out():
