@@ -50,23 +50,14 @@ class Clip:
         """
         characters = lengths.clamp(min=1)
         inner = nats / characters if self.unit == "character" else nats
-        softened = self._soften(inner)
-        return softened if self.unit == "character" else softened / characters
+        soft = softened(inner, self.mode, self.value)
+        return soft if self.unit == "character" else soft / characters
 
     def above(self, nats: Tensor, lengths: Tensor) -> Tensor:
         """``(B,)`` true where clipping changes the loss."""
         if self.mode == "none":
             return torch.zeros_like(nats, dtype=torch.bool)
         return (nats / lengths.clamp(min=1) if self.unit == "character" else nats) > self.value
-
-    def _soften(self, x: Tensor) -> Tensor:
-        if self.mode == "none":
-            return x
-        if self.mode == "hard":
-            return x.clamp(max=self.value)
-        over = (x / self.value).clamp(min=1)  # 1 where nothing is to be clipped: both tails are then exactly c
-        tail = 1 + over.log() if self.mode == "log_tail" else (2 * over - 1).sqrt()
-        return torch.where(x > self.value, self.value * tail, x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +75,17 @@ class ClippedCTC:
         read = reading(out)
         with torch.no_grad():
             return self.clip.above(nats_of(batch, read), batch.lengths) & spelled(batch, read)
+
+
+def softened(x: Tensor, mode: str, value: float) -> Tensor:
+    """``x`` with what is above ``value`` softened as :class:`Clip` says; a mode it does not have changes nothing."""
+    if mode == "hard":
+        return x.clamp(max=value)
+    if mode not in ("log_tail", "root_tail"):
+        return x
+    over = (x / value).clamp(min=1)  # 1 where nothing is to be clipped: both tails are then exactly c
+    tail = 1 + over.log() if mode == "log_tail" else (2 * over - 1).sqrt()
+    return torch.where(x > value, value * tail, x)
 
 
 def reading(out: Read | Restored) -> Read:

@@ -63,7 +63,14 @@ class CRNN(nn.Module):
 
     def forward(self, image: Tensor, widths: Tensor) -> Read:
         """``(B, C, 32, W)`` and valid columns ``(B,)`` in, ``W // 4 + 1`` frames of logits out."""
-        features, frames = self.cnn(image, widths)
+        return self.read(*self.features(image, widths))
+
+    def features(self, image: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, T, D)`` features before the LSTMs, and valid frames ``(B,)``, of what ``forward`` takes."""
+        return self.cnn(image, widths)
+
+    def read(self, features: Tensor, frames: Tensor) -> Read:
+        """What :meth:`features` gave, read."""
         return Read(logits=self.rnn(features, frames), frames=frames)
 
 
@@ -168,6 +175,9 @@ class BothWays(nn.Module):
 
     Recurrent weights start orthogonal and input weights Xavier-uniform, gate by gate; the forget
     gate starts open (bias 1), so that early gradients reach across the word.
+
+    Both stay in training mode: a frozen reader must still send gradient to the image, cuDNN refuses the backward pass
+    of an LSTM in any other mode, and without dropout they compute the same in both.
     """
 
     def __init__(self, inputs: int, hidden: int) -> None:
@@ -182,6 +192,12 @@ class BothWays(nn.Module):
         ahead, _ = self.forwards(x)
         behind, _ = self.backwards(reverse_within(x, frames))
         return torch.cat([ahead, reverse_within(behind, frames)], dim=2)
+
+    def train(self, mode: bool = True) -> BothWays:
+        super().train(mode)
+        for lstm in (self.forwards, self.backwards):
+            lstm.training = True
+        return self
 
 
 def start_lstm(lstm: nn.LSTM) -> None:

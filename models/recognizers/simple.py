@@ -49,9 +49,6 @@ class SimpleCRNN(nn.Module):
 
     What it reads in an image does not depend on how far the image is padded, as with
     :class:`models.recognizers.crnn.CRNN`.
-
-    Frozen, it still sends gradient to the image: its LSTMs stay in training mode, because cuDNN
-    refuses the backward pass of any other, and without dropout they compute the same in both.
     """
 
     def __init__(self, config: SimpleCRNNConfig) -> None:
@@ -61,15 +58,15 @@ class SimpleCRNN(nn.Module):
 
     def forward(self, image: Tensor, widths: Tensor) -> Read:
         """``(B, C, H, W)`` and valid columns ``(B,)`` in, ``W // 4`` frames of logits out."""
-        features, frames = self.cnn(image, widths)
-        return Read(logits=self.rnn(features, frames), frames=frames)
+        return self.read(*self.features(image, widths))
 
-    def train(self, mode: bool = True) -> SimpleCRNN:
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.LSTM):
-                module.training = True
-        return self
+    def features(self, image: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, T, D)`` features before the LSTMs, and valid frames ``(B,)``, of what ``forward`` takes."""
+        return self.cnn(image, widths)
+
+    def read(self, features: Tensor, frames: Tensor) -> Read:
+        """What :meth:`features` gave, read."""
+        return Read(logits=self.rnn(features, frames), frames=frames)
 
 
 class MeanColumns(nn.Module):

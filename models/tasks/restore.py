@@ -115,9 +115,8 @@ class Restorer(nn.Module):
         if not isinstance(batch, Pair):
             image = self.generator(batch.image)
             return Restored(image=image, read=self.ocr(image, widths))
-        judged = not (self.generator.training or self.ocr.training)
-        reads = self.monitor is not None and (self.monitor.training or judged)
-        monitor = self.monitor(batch.target, widths) if reads else None
+        second, judged = self.monitor, not (self.generator.training or self.ocr.training)
+        monitor = second(batch.target, widths) if second is not None and (second.training or judged) else None
         if self.ocr.training and not self.generator.training:
             clean = self.ocr(batch.target, widths)
             return Restored(image=batch.target, read=clean, clean=clean, monitor=monitor)
@@ -132,11 +131,3 @@ class Restorer(nn.Module):
     def enlarged(self, batch: Batch) -> Tensor:
         """``(B, C, s * h, s * w)`` the bicubic enlargement: the floor that restoring has to beat."""
         return bicubic(batch.image, self.scale).clamp(-1, 1)
-
-    def train(self, mode: bool = True) -> Restorer:
-        """LSTMs stay in training mode: cuDNN refuses the backward pass of any other, and they have no dropout."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.LSTM):
-                module.training = True
-        return self

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from models.decoding import confidence, greedy, lexicon_log_likelihoods, log_likelihoods, prefix_beam
+from models.alignment import symbol_confidences
+from models.decoding import (
+    confidence,
+    greedy,
+    greedy_confidences,
+    lexicon_log_likelihoods,
+    log_likelihoods,
+    prefix_beam,
+)
 
 
 def label_of(path):
@@ -124,3 +132,22 @@ def test_a_lexicon_of_more_than_one_chunk_scores_as_its_parts():
 
 def test_an_image_without_candidates_gets_no_scores():
     assert lexicon_log_likelihoods(torch.zeros(1, 2, 3), torch.tensor([2]), [[]])[0].shape == (0,)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=50, deadline=None)
+def test_greedy_confidences_are_those_of_the_best_alignment(seed):
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(size=(3, 7, 4))) * 3
+    frames = torch.tensor([7, 4, 1])
+    found = greedy_confidences(logits, frames)
+    for row, valid, label, sure in zip(logits.log_softmax(2), frames, greedy(logits, frames), found, strict=True):
+        assert sure == pytest.approx(symbol_confidences(row[:valid].numpy(), label))
+
+
+def test_greedy_confidences_by_hand():
+    #                      A    A    -    A    B, and past the valid frames a surer B
+    best = torch.tensor([[1, 1, 0, 1, 2, 2]])
+    sure = torch.tensor([[0.6, 0.8, 0.9, 0.5, 0.7, 0.99]])
+    probs = ((1 - sure) / 2)[..., None].expand(-1, -1, 3).scatter(2, best[..., None], sure[..., None])
+    assert greedy_confidences(probs.log(), torch.tensor([5])) == [pytest.approx((0.8, 0.5, 0.7))]
+    assert greedy_confidences(probs.log(), torch.tensor([0])) == [()]

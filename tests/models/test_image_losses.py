@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from models.losses.image import l1, ssim
+from models.losses.image import l1, pixel_bce, ssim
 from models.ssim import similarity
 from tests.models.pairs import images, pair_of, restored
 
@@ -14,7 +16,25 @@ def test_l1_by_hand():
     assert mean.value == 0.5 and mean.count == 3 * 2 * 2
 
 
-@pytest.mark.parametrize("term", [l1, ssim])
+def test_pixel_bce_by_hand():
+    # Said 0.75 white, which is right of a white pixel; of a black one; and of one in the middle.
+    for target, cost in ((1.0, -math.log(0.75)), (-1.0, -math.log(0.25)), (0.0, -math.log(0.75 * 0.25) / 2)):
+        batch = pair_of(["A"], torch.full((1, 3, 2, 4), target), widths=[1])
+        mean = pixel_bce(batch, restored(torch.full((1, 3, 2, 4), 0.5)))
+        assert_close(mean.value, torch.tensor(cost), rtol=1e-3, atol=0)
+        assert mean.count == 3 * 2 * 2
+
+
+def test_pixel_bce_is_finite_and_alive_where_the_image_is_black_or_white_for_certain():
+    target = torch.tensor([1.0, -1.0, 1.0, -1.0]).expand(1, 1, 2, 4)
+    image = torch.tensor([1.0, -1.0, -1.0, 1.0]).repeat(1, 1, 2, 1).requires_grad_()
+    value = pixel_bce(pair_of(["A"], target), restored(image)).value
+    (gradient,) = torch.autograd.grad(value, image)
+    assert 4 < value < 5.5 and gradient.isfinite().all()  # a right pixel costs 0, a wrong one ln 20,000 = 9.9
+    assert (gradient[..., 2] < 0).all() and (gradient[..., 3] > 0).all()
+
+
+@pytest.mark.parametrize("term", [l1, pixel_bce, ssim])
 def test_padding_counts_for_nothing_in_value_and_gradient(term):
     target, image = images(2, 1, 12, 32), images(2, 1, 12, 32, seed=1).requires_grad_()
     term(pair_of(["A", "B"], target, widths=[16, 9]), restored(image)).value.backward()
@@ -41,7 +61,7 @@ def test_ssim_is_macro_over_images_and_leaves_out_what_is_too_narrow():
     assert_close(mean.value, 1 - torch.cat(wide).mean())
 
 
-@pytest.mark.parametrize("term", [l1, ssim])
+@pytest.mark.parametrize("term", [l1, pixel_bce, ssim])
 def test_uneven_parts_add_up_to_the_whole(term):
     target, image, widths = images(3, 1, 12, 32), images(3, 1, 12, 32, seed=1), [16, 9, 12]
     whole = term(pair_of(["A", "B", "C"], target, widths=widths), restored(image))
@@ -50,7 +70,7 @@ def test_uneven_parts_add_up_to_the_whole(term):
     assert_close((first + second).value, whole.value)
 
 
-@pytest.mark.parametrize("term", [l1, ssim])
+@pytest.mark.parametrize("term", [l1, pixel_bce, ssim])
 def test_the_gradient_is_the_numerical_one(term):
     target = images(2, 1, 12, 14, dtype=torch.float64)
     batch = pair_of(["A", "B"], target, widths=[7, 6])
@@ -58,7 +78,7 @@ def test_the_gradient_is_the_numerical_one(term):
     assert torch.autograd.gradcheck(lambda image: term(batch, restored(image)).total, image)
 
 
-@pytest.mark.parametrize("term", [l1, ssim])
+@pytest.mark.parametrize("term", [l1, pixel_bce, ssim])
 def test_images_of_other_sizes_are_not_broadcast(term):
     with pytest.raises(ValueError, match="but the target is"):
         term(pair_of(["A"], images(1, 3, 12, 14)), restored(images(1, 1, 12, 14)))

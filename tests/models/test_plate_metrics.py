@@ -11,6 +11,7 @@ from models.metrics.plates import (
     Frame,
     breakdown,
     character_accuracy,
+    gain,
     interval,
     mean_character_accuracy,
     recognition_rate,
@@ -144,3 +145,29 @@ def test_a_narrower_level_is_narrower():
 def test_confidences_must_fit_the_text():
     with pytest.raises(ValueError, match="2 confidences for the 3 characters"):
         Frame(track="t", number=1, label="ABC", text="ABC", confidences=(0.5, 0.5))
+
+
+def test_a_gain_is_paired_so_that_what_both_get_right_does_not_widen_it():
+    tracks = range(40)
+    better = [frame(f"t{n}", 1, "ABC1234" if n < 30 else "") for n in tracks]
+    worse = [frame(f"t{n}", 1, "ABC1234" if n < 20 else "") for n in tracks]
+    found = gain(better, worse)
+    assert found.value == 10 / 40 and 0 < found.low < 10 / 40 < found.high
+    # Unpaired, each rate alone is less certain than their difference.
+    assert found.high - found.low < sum(
+        each.high - each.low for each in (interval(better), interval(worse))
+    ) / math.sqrt(2)  # fmt: skip
+    same = gain(better, list(reversed(better)))
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    back = gain(worse, better)
+    assert back.value == -found.value and (back.low, back.high) == pytest.approx((-found.high, -found.low), abs=0.03)
+
+
+def test_a_gain_wants_readings_of_the_same_images():
+    with pytest.raises(ValueError, match="2 readings and 1 of other images"):
+        gain(FIVE[:2], FIVE[:1])
+    with pytest.raises(ValueError, match="of the same ones"):
+        gain(FIVE[:1], FIVE[1:2])
+    with pytest.raises(ValueError, match="level"):
+        gain(FIVE, FIVE, level=1.0)
+    assert math.isnan(gain([], []).value)
