@@ -31,6 +31,28 @@ def greedy(logits: Tensor, frames: Tensor) -> list[list[int]]:
     return [[symbol for symbol in row if symbol != BLANK] for row in rows]
 
 
+@torch.no_grad()
+def greedy_confidences(logits: Tensor, frames: Tensor) -> list[tuple[float, ...]]:
+    """One number for each symbol of what :func:`greedy` reads: the highest probability it has in the frames of its run.
+
+    Args:
+        logits: ``(B, T, K)``.
+        frames: ``(B,)`` valid frames.
+    """
+    sure, best = logits.softmax(dim=2).max(dim=2)  # (B, T)
+    starts = torch.ones_like(best, dtype=torch.bool)
+    starts[:, 1:] = best[:, 1:] != best[:, :-1]
+    valid = torch.arange(best.shape[1], device=best.device) < frames[:, None]
+    runs = starts.long().cumsum(dim=1) - 1
+    highest = torch.zeros_like(sure).scatter_reduce(1, runs, sure.masked_fill(~valid, 0), "amax")
+    symbols = starts & valid & (best != BLANK)
+    kept = highest.gather(1, runs).tolist()
+    return [
+        tuple(number for number, keep in zip(row, keeps, strict=True) if keep)
+        for row, keeps in zip(kept, symbols.tolist(), strict=True)
+    ]
+
+
 def confidence(logits: Tensor, frames: Tensor, readings: Sequence[Sequence[int]]) -> Tensor:
     """``(B,)`` the probability CTC gives to each reading as a whole: the sum over all of its paths.
 

@@ -117,6 +117,18 @@ def both_readings(
     return readings
 
 
+@torch.no_grad()
+def constrained_readings(
+    logits: Tensor, frames: Tensor, alphabet: Alphabet, paths: Iterable[Paths], *, beam: int = 16
+) -> list[PlateReading]:
+    """The likeliest of what the layouts of each image allow; as :func:`both_readings`, without the raw reading."""
+    log_probs = logits.float().log_softmax(dim=2).cpu().numpy()
+    return [
+        _best(layout_beam(scores[:valid], own, beam=beam), scores[:valid], alphabet)
+        for scores, valid, own in zip(log_probs, frames.tolist(), paths, strict=True)
+    ]
+
+
 def _best(found: Sequence[tuple[Prefix, float]], log_probs: NDArray[np.floating], alphabet: Alphabet) -> PlateReading:
     if not found:
         return NOTHING

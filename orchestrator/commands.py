@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.tracking.points import StageAt
 
 DONE, FAILED, MISTAKE = 0, 1, 2
+RESTORED = "plumbline-restored"  # the folder that restored pictures go to
 
 
 def train(
@@ -195,41 +196,64 @@ def evaluate(
 ) -> int:  # fmt: skip
     """Measure a recorded stage on a split of each source; print it, and keep it in the stage's folder."""
     from orchestrator.batches import samples_of
+    from orchestrator.evaluate_plates import BEAM, layouts_of, score_plates, table
     from orchestrator.files import write_json
     from orchestrator.pipeline import Machine
     from orchestrator.ranks import Ranks
-    from orchestrator.reader import open_reader, score
+    from orchestrator.reader import open_reader
+    from orchestrator.score import score
     from orchestrator.shards import Shards
 
     opened = {name: Shards.open(folder, verify=False) for name, folder in shards.items()}
     folder = recorded(recipe, stage, store, {name: each.manifest.content for name, each in opened.items()})
     reader = open_reader(folder, Machine.of(execution, Ranks()))
+    if reader.restores and lexicons:
+        raise PlanError(f"recipe {recipe.name!r} restores plates, which come without words; leave out --lexicons")
     for name in sources:
         samples = samples_of(opened, {name: split}, reader.alphabet, reader.frames)
-        metrics = score(reader, samples, lexicons=lexicons, beam=beam)
+        if reader.restores and not len(samples):
+            print(f"{name}/{split} holds no images", file=sys.stderr)
+            continue
+        if reader.restores:
+            metrics = score_plates(reader, samples, layouts_of(recipe.sources[name]), beam=beam or BEAM)
+        else:
+            metrics = score(reader, samples, lexicons=lexicons, beam=beam)
         write_json(folder / f"evaluation-{name}-{split}.json", metrics)
-        _print_scores(folder.name, name, split, metrics, as_json=as_json)
+        if reader.restores and not as_json:
+            print("\n".join([f"{folder.name} on {name}/{split}", *table(metrics)]))
+        else:
+            _print_scores(folder.name, name, split, metrics, as_json=as_json)
     return DONE
 
 
-def predict(images: Sequence[Path], place: Path, execution: Execution, *, as_json: bool) -> int:
-    """Read image files: one line each, with the probability of the reading; unreadable files are named."""
-    from datasets.row import BadImage
+def predict(
+    images: Sequence[Path], place: Path, execution: Execution, *,
+    as_json: bool, to: Path | None = None, tracks: bool = False,
+) -> int:  # fmt: skip
+    """Read image files and those in folders, each with how sure it is; a restoring recipe writes pictures, too."""
+    from orchestrator.pictures import pictures_in
     from orchestrator.pipeline import Machine
+    from orchestrator.predict import RESULTS, read_pictures, restore_pictures, say_passed
     from orchestrator.ranks import Ranks
-    from orchestrator.reader import open_reader, read_images
+    from orchestrator.reader import open_reader
 
     reader = open_reader(place, Machine.of(execution, Ranks()))
-    failed = False
-    for path, reading in read_images(reader, images):
-        if isinstance(reading, BadImage):
-            failed = True
-            print(f"{path}: {reading}", file=sys.stderr)
-        elif as_json:
-            print(json.dumps({"image": str(path), "text": reading.text, "confidence": round(reading.confidence, 6)}))
-        else:
-            print(f"{path}\t{reading.text}\t{reading.confidence:.3f}")
-    return FAILED if failed else DONE
+    if not reader.restores and (to is not None or tracks):
+        raise PlanError(
+            f"recipe {reader.recipe.name!r} only reads: it writes no pictures and lets no tracks vote; leave out --to "
+            "and --tracks"
+        )
+    to = to or Path(RESTORED)
+    pictures = pictures_in(images, tracks=tracks, leave=to)
+    say_passed(pictures.passed)
+    if not pictures.found:
+        places = ", ".join(map(str, images))
+        raise PlanError(f"no image in {places}: none of {len(pictures.passed)} files is one to read")
+    if not reader.restores:
+        return FAILED if read_pictures(reader, pictures, as_json=as_json).failed else DONE
+    done = restore_pictures(reader, pictures, to, as_json=as_json)
+    print(f"{done.read} restored and read, {done.failed} unreadable: {to / RESULTS}", file=sys.stderr)
+    return FAILED if done.failed else DONE
 
 
 def runs(store: Store, recipe: str | None) -> int:

@@ -19,7 +19,7 @@ POLL_S = 0.2
 def epoch_line(status: Mapping[str, Any]) -> str:
     """``Epoch 3/100 - Loss: 0.4750 - LR: 0.000500 - iiit5k/word_accuracy_36: 0.5150 - ...``."""
     loss = sum(status["loss"].values())
-    shown = "".join(f" - {name}: {value:.4f}" for name, value in _headline(status["validation"]).items())
+    shown = "".join(f" - {name}: {value:.4f}" for name, value in _headline(status).items())
     skipped = f" - skipped updates: {status['skipped']}" if status["skipped"] else ""
     line = f"Epoch {status['epoch']}/{status['epochs']} - Loss: {loss:.4f} - LR: {status['lr']:.6f}{shown}{skipped}"
     return f"{line} - {status['finished']}" if status["finished"].startswith("early") else line
@@ -118,14 +118,16 @@ def _bars() -> Progress:
 def _bar_text(status: Mapping[str, Any]) -> str:
     loss = sum(value for value in status["loss"].values() if value is not None)
     rate = f" {status['samples_per_s']:.0f}/s" if status["samples_per_s"] else ""
-    best = "".join(f" {name} {value:.3f}" for name, value in list(_headline(status["validation"]).items())[:1])
+    best = "".join(f" {name} {value:.3f}" for name, value in list(_headline(status).items())[:1])
     epoch = f"epoch {min(status['epoch'] + 1, status['epochs'])}/{status['epochs']}"
     return f"{status['stage']} {epoch} loss {loss:.4f}{best}{rate}"
 
 
-def _headline(metrics: Mapping[str, float]) -> dict[str, float]:
-    wanted = ("word_accuracy_36", "cer")
-    return {name: value for name, value in metrics.items() if name.rpartition("/")[2] in wanted}
+def _headline(status: Mapping[str, Any]) -> dict[str, float]:
+    """What a stage decides by, and what most people look for."""
+    found, wanted = status["validation"], ("word_accuracy_36", "recognition_rate", "cer", "psnr")
+    decisive = [name for name in status.get("best", ()) if name in found]
+    return {name: found[name] for name in (*decisive, *found) if name in decisive or name.rpartition("/")[2] in wanted}
 
 
 def _caught(work: Callable[[], bool]) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.batch import Batch, Read
-from models.decoding import BLANK, confidence, greedy
+from models.decoding import confidence, greedy
 from models.losses.text import ctc
+from models.metrics.collapse import frame_counts, shares
 from models.metrics.text import TextScores, protocols_of, text_scores
 from models.text import Alphabet
 from orchestrator.batches import Samples, in_order
@@ -111,8 +111,7 @@ class Found:
         (total, count), (frames, blank, nats) = self.loss, self.frames
         return {
             "loss": total / max(count, 1),
-            "blank_share": blank / max(frames, 1),
-            "entropy": nats / max(frames, 1) / math.log(self.classes),
+            **shares(frames, blank, nats, classes=self.classes),
             "distinct": self.distinct / max(self.words, 1),
         }
 
@@ -127,7 +126,7 @@ def _sums(
     readings: set[str] = set()
     for batch, out in outputs(task, samples, device=device, autocast=autocast, ranks=ranks):
         mean = ctc(batch, out)
-        sums += torch.cat([torch.stack([mean.total, mean.count]).double(), frames_of(out)])
+        sums += torch.cat([torch.stack([mean.total, mean.count]).double(), frame_counts(out)])
         texts = [alphabet.normalize(alphabet.decode(label)) for label in greedy(out.logits, out.frames)]
         readings.update(texts)
         truths = [samples.text(sample) for sample in batch.ids]
@@ -138,11 +137,3 @@ def _sums(
         scores=scores.unflat(flat.tolist()), loss=(total, count), frames=(frames, blank, nats),
         distinct=len(set().union(*ranks.gather(readings))), words=len(samples), classes=alphabet.classes,
     )  # fmt: skip
-
-
-def frames_of(out: Read) -> Tensor:
-    """``(3,)`` float64: valid frames, those whose likeliest class is blank, and the sum of their entropies in nats."""
-    valid = torch.arange(out.logits.shape[1], device=out.logits.device) < out.frames[:, None]  # (B, T)
-    blank = (out.logits.argmax(dim=2) == BLANK) & valid
-    nats = torch.special.entr(out.logits.softmax(dim=2)).sum(dim=2).masked_fill(~valid, 0)
-    return torch.stack([valid.sum(), blank.sum(), nats.double().sum()]).double()

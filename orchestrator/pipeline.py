@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -29,8 +28,8 @@ from orchestrator.plan import Imported, PlanError, Recipe, Stage, StartFrom
 from orchestrator.preflight import Found, Preflight, PreflightError
 from orchestrator.preflight.data import check_labels, check_shards_fit, check_splits_disjoint, check_validation
 from orchestrator.preflight.machine import check_resources
-from orchestrator.preflight.model import Trial, check_effective, check_frames, check_gradients
-from orchestrator.preflight.plan import check_settings, check_start
+from orchestrator.preflight.model import Trial, check_effective, check_frames, check_gradients, widths_met
+from orchestrator.preflight.plan import check_headroom, check_settings, check_start, restores
 from orchestrator.progress import Progress
 from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
@@ -202,6 +201,7 @@ class _StageRun:
         if self.stage.start_from is not None:
             baseline = {} if waits else self._setting(folder, task, sets).evaluate(task)
             self.preflight.run("start", lambda: Found(says=waits) if waits else check_start(self.stage, baseline))
+            self._check_headroom(baseline)
 
     def _task(self, start: Path | None) -> nn.Module:
         """The task with the weights that the stage starts from, on this machine's device."""
@@ -225,7 +225,7 @@ class _StageRun:
         run("resources", lambda: check_resources(
             stage, task, folder, smallest_step=min(len(step.samples) for step in steps), ranks=machine.ranks.count,
         ))  # fmt: skip
-        run("frames", lambda: check_frames(task, recipe, _widths_met(data, sets), machine.device))
+        run("frames", lambda: check_frames(task, recipe, widths_met(data.buckets, sets), machine.device))
         batch = data.batch_of(Step(steps[0].samples[:TRIED], steps[0].width))
         trial = Trial(
             stage=stage, task=task, batch=batch, autocast=machine.autocast, ranks=machine.ranks, steps=total
@@ -236,6 +236,11 @@ class _StageRun:
     def _judge_start(self, measured: Mapping[str, float]) -> None:
         if self.stage.start_from is not None and all(line["check"] != "start" for line in self.preflight.lines):
             self.preflight.run("start", lambda: check_start(self.stage, measured))
+            self._check_headroom(measured)
+
+    def _check_headroom(self, measured: Mapping[str, float]) -> None:
+        if restores(measured):
+            self.preflight.run("headroom", lambda: check_headroom(self.stage, measured))
 
     def _parent(self) -> tuple[Record | None, Path | None]:
         """The record this stage starts from, and the checkpoint it names."""
@@ -279,7 +284,7 @@ class _StageRun:
         forward: Callable[[Batch], Any] = torch.compile(task) if self.execution.compile else task
         return Setting(
             folder=folder, fits=fits_of(self.recipe), seed=stage_seed(self.recipe, self.stage), device=machine.device,
-            autocast=machine.autocast,
+            autocast=machine.autocast, symbols=self.recipe.alphabet.symbols,  # type: ignore[attr-defined]
             evaluate=measure, forward=forward, ranks=machine.ranks, watch=self.watch,
             checkpoint_every_s=self.execution.checkpoint_every_s, judge_start=self._judge_start,
         )  # fmt: skip
@@ -287,7 +292,13 @@ class _StageRun:
     def _record(self, folder: Path, progress: Progress, parent: Record | None) -> Record:
         name_of = lambda step: f"checkpoints/{checkpoint.folder_of(folder, step).name}"  # noqa: E731
         best = {metric: {**found, "checkpoint": name_of(found["step"])} for metric, found in progress.best.items()}
-        result = best[self.stage.best[0].metric]
+        metric = self.stage.best[0].metric
+        if metric not in best:
+            raise GateNotMet(
+                f"stage {self.stage.name!r}: at no validation was {metric} a number and no red line crossed; there is "
+                f"nothing to record. Look at {folder / 'metrics.jsonl'}"
+            )
+        result = best[metric]
         data = {
             name: {"content": each.manifest.content, "counts": dict(each.manifest.counts),
                    "rejects": dict(each.manifest.rejects)}
@@ -306,11 +317,3 @@ class _StageRun:
             accepted=dict(self.preflight.accepted), warnings=tuple(self.preflight.warnings),
             ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
-
-
-def _widths_met(data: TrainingData, sets: Mapping[str, Samples]) -> list[int]:
-    """Every padded width the network will see in training, and the narrowest and widest of validation."""
-    seen = set(data.buckets)
-    for samples in sets.values():
-        seen |= {-(-int(width) // 4) * 4 for width in (samples.widths.min(), samples.widths.max())}
-    return sorted(int(width) for width in np.unique(list(seen)))

@@ -5,6 +5,7 @@ Pure functions of the plan and of numbers that are the same on all ranks; no Tor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,8 +82,9 @@ def note_validation(stage: Stage, progress: Progress, metrics: Mapping[str, floa
     crossed = red_lines_crossed(stage, progress.baseline, metrics)
     for best in stage.best:
         known = progress.best.get(best.metric)
-        if not crossed and (known is None or better(metrics[best.metric], known["value"], best.mode)):
-            value = metrics[best.metric]
+        value = metrics[best.metric]
+        first = known is None and not math.isnan(value)
+        if not crossed and (first or (known is not None and better(value, known["value"], best.mode))):
             progress.best[best.metric] = {"value": value, "step": progress.step, "metrics": dict(metrics)}
     return crossed
 
@@ -113,5 +115,7 @@ def stops_early(stage: Stage, progress: Progress) -> bool:
 
 
 def better(value: float, known: float, mode: str, by: float = 0.0) -> bool:
-    """Whether ``value`` beats ``known`` by more than ``by``."""
+    """Whether ``value`` beats ``known`` by more than ``by``; NaN beats nothing, and any number beats it."""
+    if math.isnan(value) or math.isnan(known):
+        return not math.isnan(value)
     return value > known + by if mode == "max" else value < known - by

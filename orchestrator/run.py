@@ -16,6 +16,7 @@ from typing import Any
 
 import orchestrator.recipes
 from orchestrator import commands
+from orchestrator.commands import RESTORED
 from orchestrator.identity import fingerprint, plain
 from orchestrator.options import (
     STORE,
@@ -128,13 +129,18 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--split", default="test", choices=("test", "valid", "train"))
     evaluate.add_argument("--lexicons", action="store_true", help="also with the 50 and 1,000 words of each image")
-    evaluate.add_argument("--beam", type=int, default=0, metavar="N", help="also by prefix beam search N wide")
+    evaluate.add_argument("--beam", type=int, default=0, metavar="N",
+                          help="also by beam search N wide; with plates, how wide for what layouts allow")  # fmt: skip
     evaluate.add_argument("--json", action="store_true", help="print JSON")
-    predict = command("predict", predict_command, "read images")
-    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    predict = command("predict", predict_command, "read images; a restoring recipe writes them in high resolution")
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file, or folder of them")
     predict.add_argument("--from", dest="place", type=Path, metavar="PLACE",
                          help="stage folder, record, checkpoint or export (default: the newest stage)")  # fmt: skip
     predict.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    predict.add_argument("--to", type=Path, metavar="DIR",
+                         help=f"where pictures and predictions.json go (default: {RESTORED})")  # fmt: skip
+    predict.add_argument("--tracks", action="store_true",
+                         help="the images of one folder show one plate (folders track_* always do)")  # fmt: skip
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     device_options(predict)
     show = command("show", show_command, "print the resolved plan and fingerprints; trains nothing, needs no Ray")
@@ -210,7 +216,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 def predict_command(options: argparse.Namespace) -> int:
     place = options.place or commands.newest(store_of(options))
-    return commands.predict(options.images, place, execution_of(options), as_json=options.json)
+    return commands.predict(
+        options.images, place, execution_of(options), as_json=options.json, to=options.to, tracks=options.tracks
+    )
 
 
 def show_command(options: argparse.Namespace) -> int:

@@ -12,17 +12,17 @@ PACKAGES = ("orchestrator", "models", "datasets", "tune_spaces")
 OWN = {*PACKAGES, "tests", "benchmarks"}
 
 MAY_IMPORT = {  # package -> what it may import besides the standard library and itself
-    "models": {"torch", "numpy", "rapidfuzz", "triton"},  # triton: kernels, where the machine has it
+    "models": {"torch", "numpy", "rapidfuzz", "triton", "safetensors"},  # triton: kernels, where the machine has it
     "datasets": {"numpy", "pyarrow", "cv2", "PIL", "scipy", "lmdb"},
     "tune_spaces": {"optuna"},
 }
 ONLY_STANDARD_LIBRARY = ("models/text.py", "orchestrator/journal.py")  # ingest workers and readers stay light
 FLOORS = (  # of the orchestrator's files and packages; each may import those of its own floor and below
     "plan kinds curriculum start limits schedule override identity store order mining progress files execution journal live"
-    " events events_validation events_clock",
-    "labels manifest mapped shards prepare",  # shards, without Torch
+    " events events_validation events_clock balance expressions",
+    "labels manifest mapped shards prepare pictures",  # shards, without Torch
     "ranks checkpoint weights heard update gradients measured moving ledger pace augment augment_pairs prefetch batches"
-    " loop evaluate_restored evaluate preflight imported pipeline trained reader export report failures",
+    " loop evaluate_restored evaluate evaluate_plates preflight imported pipeline trained reader score predict export report failures",
     "cluster ingest worker sweep tracking console",
     "run options commands recipes",
 )

@@ -23,7 +23,8 @@ def card(config: Mapping[str, Any]) -> str:
     title = f"{config['recipe']} / {config['stage']['name']} {config['stage']['fingerprint']}"
     blocks = [
         f"# {title}",
-        f"Reads the text of one line or word in an image: {len(alphabet['symbols'])} characters, "
+        f"{'Restores images of low resolution and reads' if 'scale' in image else 'Reads'} the text of one line or "
+        f"word in an image: {len(alphabet['symbols'])} characters, "
         f"{_case(alphabet['case'])}. Weights `{config['weights_sha256'][:16]}`, after step {config['step']}"
         f"{', averaged over training' if config['averaged'] else ''}.",
         "## Use",
@@ -70,6 +71,8 @@ def _use(config: Mapping[str, Any]) -> list[str]:
 
 
 def _input(image: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    if "scale" in image:
+        return _bullets(_laid_out(image, config))
     wide = "squeezed to it" if image["wider"] == "squeeze" else "refused"
     return _bullets([
         f"decoded to 8 bits, {'grey by ITU-R 601 luma' if image['channels'] == 1 else 'RGB'}",
@@ -83,6 +86,20 @@ def _input(image: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"gives `width // {config['frames']['stride']} + {config['frames']['offset']}` frames",
         f"SHA-256 of these settings `{config['fits']['ImageSpec']}`",
     ])  # fmt: skip
+
+
+def _laid_out(image: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """How a picture of low resolution becomes the array that is restored."""
+    return [
+        "decoded to 8 bits, RGB",
+        f"fitted into {image['height']}x{image['width']} (height x width) with its aspect ratio, in the middle, with "
+        f"{', '.join(map(str, image['pad']))} around it; "
+        f"{image['enlarge']} when enlarged, {image['shrink']} when shrunk",
+        f"refused when a side has under {image['min_side']} pixels or one is over "
+        f"{image['max_aspect']:g} times the other",
+        f"restored {image['scale']} times as high and wide; what was padding is cut off again",
+        f"SHA-256 of these settings `{config['fits']['ImageSpec']}`",
+    ]
 
 
 def _metrics(config: Mapping[str, Any]) -> list[str]:
@@ -156,7 +173,7 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
     image, limits = config["image"], []
     limits.append("It can say nothing but the characters of its alphabet; other characters are read as some of them.")
     limits.append("One line of text in each image, cut out and upright; it finds no text in a page and turns nothing.")
-    if image["wider"] == "squeeze":
+    if image.get("wider") == "squeeze":
         limits.append(
             f"Lines over {image['max_width']} columns at height {image['height']} are squeezed and read worse."
         )

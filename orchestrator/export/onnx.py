@@ -58,6 +58,8 @@ def write_onnx(task: nn.Module, path: Path, *, image: Any) -> Mapping[str, Any]:
 
     Raises :class:`NotExported`.
     """
+    if hasattr(image, "scale"):
+        raise NotExported("a task that restores images is not written as ONNX; model.safetensors and `predict` have it")
     missing = missing_packages()
     if missing:
         raise NotExported(f"this installation lacks {', '.join(missing)}: pip install 'plumbline[onnx]'")

@@ -26,9 +26,10 @@ CHECKS = {  # name -> what must be true
     "effective": "rates, weights, steps, stopping and patience are those of the plan when they are measured",
     "settings": "every setting is read by something and can have an effect",
     "start": "weights from elsewhere read this stage's validation data at least as well as their floor says",
+    "headroom": "the recogniser that guides a generator reads clean images better than those to be restored",
     "resources": "room on disk, samples and cores suffice",
 }
-ACCEPTABLE = ("labels", "splits", "gradients", "effective", "settings", "start", "resources")
+ACCEPTABLE = ("labels", "splits", "gradients", "effective", "settings", "start", "headroom", "resources")
 """Checks after whose failure a stage can still run; what the others find would end it anyway."""
 
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import BLACK, Batch, Pair, Restored
+from models.layers.deform import used_backends
 from models.mean import Mean
+from orchestrator.batches import Samples
 from orchestrator.plan import Recipe, Stage
 from orchestrator.preflight import SHOWN, Found, PreflightError
 from orchestrator.progress import Progress, stops_early
@@ -69,6 +71,15 @@ def check_frames(task: nn.Module, recipe: Recipe, widths: Sequence[int], device:
                 f"the network scores {out.logits.shape[2]} classes, the alphabet has {recipe.alphabet.classes}"
             )
     return Found(says=f"frames follow the plan's rule at widths {', '.join(map(str, widths))}")
+
+
+def widths_met(buckets: Sequence[int], sets: Mapping[str, Samples]) -> list[int]:
+    """Every padded width the network will see in training, and the narrowest and widest of validation."""
+    seen = set(buckets)
+    for samples in sets.values():
+        multiple = samples.multiple
+        seen |= {-(-int(width) // multiple) * multiple for width in (samples.widths.min(), samples.widths.max())}
+    return sorted(seen)
 
 
 def check_gradients(trial: Trial) -> Found:
@@ -194,13 +205,20 @@ def check_effective(trial: Trial) -> Found:
         "batch_size": stage.batch_size, "validations": validations, "early_stop_after": patience,
         "weights": {name: term.weight for name, term in stage.terms.items()},
         "learning_parameters": _sizes(learning), "clip_norm": stage.optim.clip_norm, "ema": stage.ema,
+        **({"deformable_backends": backends} if (backends := _backends(fresh)) else {}),
     }  # fmt: skip
     stop = f"stops after {patience} validations without a gain" if patience else "no early stopping"
     return Found(
         says=f"learning rate {rates[0]:g} at step 0, {max(rates):g} at most, {rates[-1]:g} at the end; {trial.steps} "
-        f"steps in {stage.epochs} epochs; {stop}; the first update is the one that weights and clip predict",
+        f"steps in {stage.epochs} epochs; {stop}; the first update is the one that weights and clip predict"
+        + (f"; deformable convolutions run by {', '.join(backends)}" if backends else ""),
         facts={"effective": facts},
     )
+
+
+def _backends(task: nn.Module) -> list[str]:
+    """What deformable convolutions ran on."""
+    return sorted({str(used) for used in used_backends(task).values() if used is not None})
 
 
 def _compare_rate(

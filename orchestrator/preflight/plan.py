@@ -1,4 +1,4 @@
-"""Preflight of the plan: settings that nothing reads or that cannot have an effect, and the weights it starts from."""
+"""Preflight of the plan: settings that nothing reads or that cannot have an effect, and what it starts from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 from orchestrator.plan import Recipe, Stage
 from orchestrator.preflight import Found, PreflightError
+
+HEADROOM = 0.02  # of the CER: what a recogniser must read better in clean images than in those to be restored
+BEFORE = ("bicubic", "degraded")  # what images are called before they are restored, in the names of metrics
 
 
 def check_settings(stage: Stage, recipe: Recipe, *, steps: int, samples: Sequence[int], draws: Sequence[int]) -> Found:
@@ -95,3 +98,24 @@ def check_start(stage: Stage, measured: Mapping[str, float]) -> Found:
         )
     told = ", ".join(f"{metric} {measured[metric]:.4f} (floor {least:g})" for metric, least in floor.items())
     return Found(says=told or "no floor is asked of the weights it starts from")
+
+
+def check_headroom(stage: Stage, measured: Mapping[str, float]) -> Found:
+    """The recogniser reads clean images better than those to be restored: else it has nothing to teach a generator."""
+    says = []
+    for name in stage.validate:
+        clean = measured[f"{name}/cer_target"]
+        start = next(measured[f"{name}/cer_{kind}"] for kind in BEFORE if f"{name}/cer_{kind}" in measured)
+        told = f"{name}: the recogniser's CER is {clean:.4f} in clean images, {start:.4f} in those to be restored"
+        if not clean <= start - HEADROOM:
+            raise PreflightError(
+                f"stage {stage.name!r}, {told}; the first must be lower by {HEADROOM:g} at least, or it is no guide. "
+                "Train it longer; look at what it reads in clean images, and at their range, polarity and orientation"
+            )
+        says.append(told)
+    return Found(says="; ".join(says))
+
+
+def restores(measured: Mapping[str, float]) -> bool:
+    """Whether these are the metrics of a task that restores images."""
+    return any(name.endswith("/cer_target") for name in measured)

@@ -47,10 +47,10 @@ from orchestrator.plan import (
 
 PLATES, DRAWN = "plates", "drawn"
 PLATES36 = Alphabet(symbols="0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", case="upper")
-LCOFL = {
-    "l1": Term(loss=l1),
-    "characters": Term(loss=CharacterTerm(), trains=("generator",)),
-    "layout": Term(loss=LayoutTerm(symbols=PLATES36.symbols), weight=0.5, trains=("generator",)),
+LCOFL = {  # with a weight of 1, the characters' gradient is many times that of the pixels, and PSNR falls below bicubic
+    "l1": Term(loss=l1, trains=("generator",)),
+    "characters": Term(loss=CharacterTerm(), weight=0.1, trains=("generator",)),
+    "layout": Term(loss=LayoutTerm(symbols=PLATES36.symbols), weight=0.05, trains=("generator",)),
     "ssim": Term(loss=ssim, weight=0.2, trains=("generator",)),
 }
 ALL = ("generator", "ocr", "monitor")
@@ -75,7 +75,7 @@ def recipe() -> Recipe:
         stages=(
             _stage(
                 "pretrain", learn=("ocr", "monitor"), epochs=50,
-                optim=Optim(lr=1e-3, weight_decay=0.05, clip_norm=5.0), schedule=Cosine(warmup=0.1),
+                optim=Optim(lr=1e-3, weight_decay=0.05), schedule=Cosine(warmup=0.1),
                 data=Mix(shares={PLATES: 0.5, DRAWN: 0.5}), augment=WORN,
                 terms={"ctc": Term(loss=ctc_on_target, trains=("ocr",)),
                        "monitor": Term(loss=ctc_of_monitor, trains=("monitor",))},
@@ -92,8 +92,7 @@ def recipe() -> Recipe:
             ),
             _stage(
                 "finetune", learn=("generator", "ocr"), epochs=150, optim=Optim(lr=1e-5, factors={"ocr": 0.1}),
-                terms={**LCOFL, "l1": Term(loss=l1, trains=("generator",)),
-                       "anchor": Term(loss=ctc_on_target, trains=("ocr",))},
+                terms={**LCOFL, "anchor": Term(loss=ctc_on_target, trains=("ocr",))},
                 weigh=WeighSymbols(terms=("characters",)), best=Best(metric=f"{PLATES}/recognition_rate"),
                 start_from=StartFrom(stage="lcofl", parts=ALL),
             ),
@@ -109,16 +108,15 @@ def recipe() -> Recipe:
 
 def _stage(name: str, *, best: Best, **rest: Any) -> Stage:
     """What most stages have in common. The recognition rate is the share of plates read without a mistake."""
-    common = {"data": Mix(shares={PLATES: 1.0}), "augment": MOVED, "validate": {PLATES: "valid"}}
+    common = {
+        "data": Mix(shares={PLATES: 1.0}), "augment": MOVED, "validate": {PLATES: "valid"},
+        "schedule": Cosine(warmup=0.02),
+    }  # fmt: skip
     return Stage(name=name, batch_size=32, best=(best,), **{**common, **rest})
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "crops": {
-        "image.height": 24,
-        "image.width": 72,
-        "sources.plates": PlateFolder(versions=4),
-    },
+    "crops": {"sources.plates": PlateFolder(versions=4)},
     "tracks": {"sources.plates": PlateTracks()},
     "tiny": {
         "task.generator.features": 16,
@@ -130,13 +128,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "sources.drawn.tracks": 3_000,
         "stages.pretrain.epochs": 12,
         "stages.pretrain.optim.lr": 2e-3,
-        "stages.warmup.epochs": 3,
+        "stages.warmup.epochs": 8,
         "stages.warmup.optim.lr": 1e-3,
-        "stages.lcofl.epochs": 6,
+        "stages.lcofl.epochs": 12,
         "stages.lcofl.optim.lr": 1e-3,
-        "stages.finetune.epochs": 4,
+        "stages.finetune.epochs": 6,
         "stages.finetune.optim.lr": 3e-4,
-        "stages.hard_mining.epochs": 5,
+        "stages.hard_mining.epochs": 6,
         "stages.hard_mining.optim.lr": 1e-4,
         "stages.hard_mining.terms.embedding.ramp": 2,
         "stages.hard_mining.mining.least_visits": 2,

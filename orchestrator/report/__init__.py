@@ -12,11 +12,13 @@ from orchestrator.manifest import put
 from orchestrator.pipeline import Machine
 from orchestrator.report import data as report_data
 from orchestrator.report import page as report_page
+from orchestrator.report import restored as report_restored
 from orchestrator.report import summary as report_summary
 from orchestrator.report import training as report_training
 from orchestrator.report import words as report_words
 from orchestrator.report.blocks import Section, Text
 from orchestrator.report.facts import StageFacts, gather
+from orchestrator.report.plates import Plates
 from orchestrator.report.readings import NoReadings, readings_of
 from orchestrator.store import Store, StoreError
 
@@ -38,6 +40,8 @@ def write_report(folder: Path, store: Store, machine: Machine | None = None) -> 
     title = f"{stages[0].recipe['name']}: {stages[0].name}"
     try:
         sections = [report_summary.summary(stages), report_summary.lineage(stages)]
+        if stages[0].restores:
+            sections.append(report_restored.moved(stages))
         sections += [stage_section(facts, stages[0], machine) for facts in stages]
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(
@@ -56,6 +60,7 @@ def stage_section(facts: StageFacts, newest: StageFacts, machine: Machine | None
         *([] if facts is newest else [report_summary.result(facts)]),
         report_training.course(facts),
         *_words(facts, machine),
+        *([mined] if (mined := report_restored.mined(facts)) else []),
         report_training.happened(facts),
         report_summary.preflight(facts),
         report_data.data(facts),
@@ -72,6 +77,8 @@ def _words(facts: StageFacts, machine: Machine | None) -> list[Section]:
         readings = readings_of(facts, machine)
     except NoReadings as error:
         return [Section(title="Readings", blocks=[Text(says=f"Left out: {error}.", tone="quiet")])]
+    if isinstance(readings, Plates):
+        return [report_restored.restored_plates(readings), report_words.confused(facts, readings)]
     return [
         report_words.read_words(facts, readings),
         report_words.confused(facts, readings),

@@ -76,6 +76,38 @@ class Words:
 
 
 @dataclass(frozen=True, kw_only=True)
+class View:
+    """One picture of a plate, as a ``data:`` address, with what is read in it; pairs as in :class:`Word`."""
+
+    name: str
+    image: str
+    reading: str
+    pairs: Sequence[tuple[str, str]]
+
+    @property
+    def right(self) -> bool:
+        return all(true == read for true, read in self.pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plate:
+    """One plate in several pictures, and in one line what is to be said of it."""
+
+    sample: str
+    truth: str
+    views: Sequence[View]
+    facts: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlateRows:
+    title: str
+    caption: str
+    plates: Sequence[Plate]
+    kind: Literal["plates"] = "plates"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Folded:
     """Long text as it is, behind a click."""
 
@@ -84,7 +116,7 @@ class Folded:
     kind: Literal["folded"] = "folded"
 
 
-Block: TypeAlias = Text | Table | Figure | Words | Folded
+Block: TypeAlias = Text | Table | Figure | Words | PlateRows | Folded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,11 @@ class StageFacts:
         return self.lines.get("validation", ())
 
     @property
+    def restores(self) -> bool:
+        """Whether images come out of it, which are measured beside bicubic ones and their targets."""
+        return str(self.recipe["image"].get("is", "")).endswith(".PairSpec")
+
+    @property
     def sources(self) -> list[str]:
         """Every source the stage reads, in the order the plan names them."""
         return list(dict.fromkeys((*self.stage["data"]["shares"], *self.stage["validate"])))

@@ -54,6 +54,19 @@ BLOCK_HTML = """
 <p class="quiet">{{ word.facts }}, probability {{ "%.3g" | format(word.confidence) }}<br>
 <span class="id">{{ word.sample }}</span></p></li>
 {%- endfor %}</ul>
+{%- elif block.kind == "plates" %}
+<h4>{{ block.title }}</h4><p class="quiet">{{ block.caption }}</p>
+<ul class="plates">{% for plate in block.plates %}
+<li><p><b><bdi>{{ plate.truth }}</bdi></b> <span class="quiet">{{ plate.facts }}, <span class="id">
+{{- plate.sample }}</span></span></p>
+<div class="views">{% for view in plate.views %}
+<div><span class="quiet">{{ view.name }}</span>
+<img src="{{ view.image }}" alt="{{ view.name }} of {{ plate.sample }}, labelled {{ plate.truth }}" loading="lazy">
+<span class="{{ 'right' if view.right else 'wrong' }}"><bdi>
+{{- line(view.pairs, 1) if view.reading else "nothing read" }}</bdi>
+<span class="tick">{{ "\u2713" if view.right else "\u2717" }}</span></span></div>
+{%- endfor %}</div></li>
+{%- endfor %}</ul>
 {%- endif %}
 {%- endmacro %}
 """
@@ -108,6 +121,15 @@ PAGE_MARKDOWN = """
 {% for word in block.words -%}
 | {{ word.sample }} | {{ word.truth }} | {{ word.reading }} | {{ word.pairs | differences }} | {{- " " -}}
 {{ "%.3g" | format(word.confidence) }} | {{ word.facts }} |
+{% endfor %}
+{%- elif block.kind == "plates" %}
+{{ block.title }}. {{ block.caption }} (The pictures are in {{ html }}.)
+
+| sample | true |{% for view in block.plates[0].views %} {{ view.name }} |{% endfor %} |
+| --- | --- |{% for view in block.plates[0].views %} --- |{% endfor %} --- |
+{% for plate in block.plates -%}
+| {{ plate.sample }} | {{ plate.truth }} |{% for view in plate.views %} {{ view.reading }}
+{{- " (right)" if view.right else "" }} |{% endfor %} {{ plate.facts }} |
 {% endfor %}
 {%- endif %}
 {%- endmacro %}# {{ title }}

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
 from models.metrics.confusions import Confusions, aligned, confusions
@@ -26,6 +22,8 @@ from orchestrator.ranks import Ranks
 from orchestrator.reader import Reader, open_reader
 from orchestrator.report.blocks import Word
 from orchestrator.report.facts import StageFacts
+from orchestrator.report.pixels import picture
+from orchestrator.report.plates import Plates, plates_of
 from orchestrator.shards import Shards
 from orchestrator.store import StoreError
 
@@ -71,8 +69,8 @@ class Readings:
     lengths: Mapping[str, Mapping[str, float]]
 
 
-def readings_of(facts: StageFacts, machine: Machine | None) -> Readings:
-    """Read the first validation set of a stage with its result. Raises :class:`NoReadings`.
+def readings_of(facts: StageFacts, machine: Machine | None) -> Readings | Plates:
+    """Read the first validation set of a stage with its result, and restore it. Raises :class:`NoReadings`.
 
     Args:
         machine: what to read with; this machine, with the precision of the record, when None.
@@ -85,6 +83,8 @@ def readings_of(facts: StageFacts, machine: Machine | None) -> Readings:
         reader = open_reader(_place(facts), machine)
         shards = Shards.open(facts.shards[name], verify=False)
         samples = samples_of({name: shards}, {name: split}, reader.alphabet, reader.frames)
+        if reader.restores:
+            return plates_of(reader, samples, where=f"{name}/{split}")
         judged = read_all(reader, samples)
     except (StoreError, CheckpointError, ShardError, PlanError, OSError) as error:
         raise NoReadings(str(error)) from error
@@ -135,14 +135,6 @@ def metrics_of(judged: Sequence[Judged], alphabet: Alphabet) -> dict[str, float]
     texts, truths = [each.reading for each in judged], [each.truth for each in judged]
     scores = text_scores(texts, truths, normalize=alphabet.normalize, protocols=protocols_of(alphabet))
     return scores.values() | {"n": len(judged)}
-
-
-def picture(pixels: np.ndarray) -> str:
-    """``(H, W)`` or ``(H, W, C)`` uint8 as a PNG in a ``data:`` address."""
-    gray = pixels.ndim == 3 and pixels.shape[2] == 1
-    file = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if gray else pixels).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _machine_of(facts: StageFacts) -> Machine:

@@ -61,9 +61,18 @@ border-radius:3px}
 .words dt{color:var(--quiet);font-size:.8rem;line-height:1.5rem}
 .words dd{margin:0;font:1rem/1.5rem var(--mono);white-space:pre}
 .words p{margin:0;font-size:.8rem;line-height:1.4}
+.plates{list-style:none;margin:.6rem 0 1.6rem;padding:0;display:grid;gap:.75rem;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,32rem),1fr))}
+.plates li{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.7rem;min-width:0}
+.plates p{margin:0 0 .4rem}.plates b{font-family:var(--mono)}
+.views{display:grid;grid-template-columns:repeat(4,1fr);gap:.6rem}
+.views>div{min-width:0}.views>div>span{display:block;font-size:.8rem;line-height:1.5}
+.views img{display:block;width:100%;height:auto;image-rendering:pixelated;border-radius:3px}
+.views bdi{font-family:var(--mono);white-space:pre}.right{color:var(--c2)}.tick{font-weight:700}
 mark{background:var(--mark);color:inherit;border-radius:2px;font-weight:700}
 mark.gap{border-bottom:2px solid var(--warn)}
 @media (max-width:34rem){body{font-size:15px}header,main{padding-left:.8rem;padding-right:.8rem}h1{font-size:1.4rem}
-th,td{padding:.3rem .55rem;max-width:16rem}figure{padding:.6rem .5rem}}
-@media print{.scroll,pre{overflow:visible;max-height:none}figure,.words li,tr{break-inside:avoid}nav{display:none}}
+th,td{padding:.3rem .55rem;max-width:16rem}.views{grid-template-columns:repeat(2,1fr)}figure{padding:.6rem .5rem}}
+@media print{.scroll,pre{overflow:visible;max-height:none}figure,.words li,.plates li,
+tr{break-inside:avoid}nav{display:none}}
 """

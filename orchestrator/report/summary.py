@@ -24,6 +24,10 @@ from orchestrator.report.blocks import (
 from orchestrator.report.facts import StageFacts
 
 ALPHABETS = {"ALNUM36": ALNUM36, "ALNUM62": ALNUM62, "PRINTABLE94": PRINTABLE94}
+PLATE_METRICS = (
+    "recognition_rate is the share of plates read without a mistake; after _bicubic and _target stand the floor and "
+    "the ceiling; cer is edits per true character; psnr is in dB; loss is the weighted sum of the stage's terms."
+)
 CASES = {"keep": "case is kept", "lower": "all lower case", "upper": "all upper case"}
 
 
@@ -72,7 +76,7 @@ def outcome(facts: StageFacts) -> Iterator[str]:
     state = "reached" if facts.record else "stands, at its best so far, at"
     yield (
         f"Stage {facts.name} of recipe {facts.recipe['name']} {state} {metric} {number(value)} over "
-        f"{number(words)} words{_interval(metric, value, words)}{began}."
+        f"{number(words)} {_kind(facts)}{_interval(metric, value, words)}{began}."
     )
     yield (
         f"It is the best of {len(facts.validations)} validations on {_set(facts, metric)} by this very metric, so it "
@@ -83,7 +87,7 @@ def outcome(facts: StageFacts) -> Iterator[str]:
         if isinstance(metrics.get(other), int | float):
             count = metrics.get(f"{other}_n", metrics.get("n"))
             interval = _interval(metric, metrics[other], count)
-            told = f"{other} {number(metrics[other])} over {number(count)} words{interval}"
+            told = f"{other} {number(metrics[other])} over {number(count)} {_kind(facts)}{interval}"
             yield f"Measured afterwards on {name}: {told}."
 
 
@@ -137,12 +141,12 @@ def metrics_table(facts: StageFacts) -> Block:
         if metric != "n":
             change = _change(name, after, facts.before.get(name)) if facts.before else ()
             rows.append((name, number(after), *change, number(facts.result.get(f"{source}/n"))))
-    columns = ("metric", "after", *(("before", "change", "verdict") if facts.before else ()), "words")
-    caption = (
-        f"Validation of {'the result' if facts.record else 'the best so far'} of stage {facts.name}. In "
-        "word_accuracy_36 case is folded and all but letters and digits ignored; cer is edits per true character; ned "
-        "is one minus the normalised edit distance; loss is CTC in nats per character."
-    )
+    columns = ("metric", "after", *(("before", "change", "verdict") if facts.before else ()), _kind(facts))
+    what = f"Validation of {'the result' if facts.record else 'the best so far'} of stage {facts.name}."
+    caption = f"{what} {PLATE_METRICS}" if facts.restores else (
+        f"{what} In word_accuracy_36 case is folded and all but letters and digits ignored; cer is edits per true "
+        "character; ned is one minus the normalised edit distance; loss is CTC in nats per character."
+    )  # fmt: skip
     return Table(caption=caption, columns=columns, rows=rows)
 
 
@@ -155,6 +159,11 @@ def evaluations(facts: StageFacts) -> Iterator[Block]:
             if not metric.endswith(("_n", "_skipped")) and metric != "n"
         ]
         yield Table(caption=f"Evaluation on {name}, after training.", columns=("metric", "value", "words"), rows=rows)
+
+
+def _kind(facts: StageFacts) -> str:
+    """What the metrics count."""
+    return "plates" if facts.restores else "words"
 
 
 def settings(facts: StageFacts, newest: StageFacts) -> Section:

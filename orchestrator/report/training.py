@@ -23,6 +23,10 @@ from orchestrator.report.facts import Event, StageFacts, measured
 from orchestrator.report.plots import Curve, Marks, curves
 
 HISTORY_ROWS = 60
+SHARES = (
+    "word_accuracy_36", "word_accuracy_62", "word_accuracy_94", "ned", "cer", "recognition_rate",
+    "recognition_rate_bicubic", "recognition_rate_target", "character_accuracy",
+)  # fmt: skip
 
 
 def course(facts: StageFacts) -> Section:
@@ -65,13 +69,11 @@ def validation(facts: StageFacts) -> Iterator[Block]:
     if not facts.validations:
         yield _missing("There is no validation yet: there are no validation curves.")
     for source in facts.stage["validate"]:
-        names = [
-            f"{source}/{name}" for name in ("word_accuracy_36", "word_accuracy_62", "word_accuracy_94", "ned", "cer")
-        ]
+        names = [f"{source}/{name}" for name in SHARES]
         lines = _validation_curves(facts, [name for name in names if name in _metric_names(facts)])
         words = [line[f"{source}/n"] for line in facts.validations if f"{source}/n" in line]
         if lines:
-            caption = f"{number(words[-1]) if words else 'Some'} words each time. All but cer are better high."
+            caption = f"{number(words[-1]) if words else 'Some'} samples each time. All but cer are better high."
             yield _figure(facts, f"valid-{source}", f"Validation on {source}", caption, lines, ylabel="share")
 
 

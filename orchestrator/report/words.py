@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from models.metrics.confusions import NONE, Confusions
 from orchestrator.report.blocks import NOTHING, Block, Figure, Section, Table, Text, Words, number, percent
 from orchestrator.report.facts import StageFacts
+from orchestrator.report.plates import Plates
 from orchestrator.report.plots import heat
 from orchestrator.report.readings import Readings
 
@@ -34,7 +35,7 @@ def read_words(facts: StageFacts, readings: Readings) -> Section:
     return Section(title="Readings", blocks=blocks)
 
 
-def confused(facts: StageFacts, readings: Readings) -> Section:
+def confused(facts: StageFacts, readings: Readings | Plates) -> Section:
     """The pairs most often confused, as a table and as a map."""
     found, title = readings.confusions, "Confused characters"
     mistakes = found.mistakes()

@@ -4,6 +4,11 @@ The tag of a point is ``stage{n}_{name}/{train|val}_{metric}``: of `points`' nam
 ``stage0_pretrain/val_SET/METRIC``, ``train/loss/TERM`` becomes ``stage0_pretrain/train_loss/TERM``, and any other name
 follows ``train_`` whole, as in ``stage0_pretrain/train_speed/samples_per_s``. The x axis is the optimiser's step.
 
+Beside them stand the names that plate recipes are known by: ``learning_rate``, ``train_loss`` (the weighted sum of the
+terms), ``train_TERM``, and of the stage's first validation set ``val_METRIC``, with ``val_word_acc`` for the
+recognition rate and ``val_char_acc`` for the character accuracy; ``train_lcofl`` is the weighted sum of the terms
+``characters``, ``layout`` and ``ssim``, ``train_embed`` and ``embedding_loss`` the term ``embedding``.
+
 A SummaryWriter would put this machine's name into the file's, and could only begin a new file. Here the length of the
 file belongs to the place that was reached, so that what a kill left beyond it is cut off and no point is there twice.
 """
@@ -12,13 +17,18 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.plan import Recipe
 from orchestrator.store import Record, Store
 from orchestrator.tracking.points import Point, StageAt
+
+TERM_NAMES = {"embedding": ("train_embed", "embedding_loss")}
+METRIC_NAMES = {"recognition_rate": ("val_word_acc",), "character_accuracy": ("val_char_acc",)}
+LCOFL = {"characters", "layout", "ssim"}
 
 
 class EventFiles:
@@ -56,6 +66,8 @@ class EventFiles:
                 file.write(_framed(_version(began)))
             for point in points:
                 file.write(_framed(_scalar(tag(at, point.name), point, began)))
+            for point in aliases(at, points):
+                file.write(_framed(_scalar(f"{at.title}/{point.name}", point, began)))
             file.flush()
             os.fsync(file.fileno())
             place["bytes"] = file.tell()
@@ -67,6 +79,40 @@ class EventFiles:
 def tag(at: StageAt, name: str) -> str:
     side, _, metric = name.partition("/")
     return f"{at.title}/{side}_{metric}" if side in ("train", "val") and metric else f"{at.title}/train_{name}"
+
+
+def aliases(at: StageAt, points: Sequence[Point]) -> list[Point]:
+    """The points that have a second name, under that name without the stage's."""
+    lines: dict[tuple[str, int], list[Point]] = {}
+    for point in points:
+        lines.setdefault((point.file, point.end), []).append(point)
+    return [alias for line in lines.values() for alias in _of_line(at, line)]
+
+
+def _of_line(at: StageAt, line: Sequence[Point]) -> Iterator[Point]:
+    """Those of the points that one line of a journal gave."""
+    first = next(iter(at.stage.validate), "")
+    terms: dict[str, float] = {}
+    weights = {name: term.weight for name, term in at.stage.terms.items()}
+    for point in line:
+        side, _, metric = point.name.partition("/")
+        kind, _, name = metric.partition("/")
+        names: tuple[str, ...] = ()
+        if (side, metric) == ("train", "lr"):
+            names = ("learning_rate",)
+        elif (side, kind) == ("train", "loss"):
+            terms[name] = point.value
+            names = (f"train_{name}", *TERM_NAMES.get(name, ()))
+        elif (side, kind) == ("train", "weight"):
+            weights[name] = point.value  # of a term that ramps, as it was in this epoch
+        elif (side, kind) == ("val", first):
+            names = (f"val_{name}", *METRIC_NAMES.get(name, ()))
+        yield from (replace(point, name=name) for name in names)
+    for total, parts in (("train_loss", set(terms)), ("train_lcofl", LCOFL & set(terms))):
+        if terms and (total == "train_loss" or "characters" in parts):
+            yield replace(
+                line[0], name=total, value=sum(weights.get(name, 1.0) * terms[name] for name in sorted(parts))
+            )
 
 
 def _version(time: float) -> bytes:

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from models.batch import Batch, Read
+from models.metrics.collapse import frame_counts
 from models.text import Alphabet
-from orchestrator.evaluate import evaluate, frames_of
+from orchestrator.evaluate import evaluate
 from orchestrator.ranks import Ranks
 
 AB = Alphabet(symbols="ab", case="keep")
@@ -85,7 +86,7 @@ def test_entropy_is_one_where_all_classes_are_alike_and_less_by_hand():
 
 def test_certain_scores_have_no_entropy_rather_than_none_at_all():
     logits = torch.tensor([[[0.0, -torch.inf, -torch.inf]]])
-    assert frames_of(Read(logits=logits, frames=torch.tensor([1]))).tolist() == [1, 1, 0]
+    assert frame_counts(Read(logits=logits, frames=torch.tensor([1]))).tolist() == [1, 1, 0]
 
 
 class Half(Ranks):

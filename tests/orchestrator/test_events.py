@@ -9,10 +9,10 @@ import pytest
 from small import a_stage
 
 from models.losses.text import ctc
-from orchestrator.events import Epoch, Seen, events_of_epoch, nonfinite, note_norm
+from orchestrator.events import Epoch, Seen, events_of_epoch, nonfinite, note_norm, suspect_labels
 from orchestrator.events_clock import events_of_clock
 from orchestrator.events_validation import events_of_validation, red_line
-from orchestrator.plan import Best, EarlyStop, StartFrom, Term
+from orchestrator.plan import Best, Curriculum, EarlyStop, Mining, StartFrom, Term
 
 HEALTHY = {"made/cer": 0.3, "made/loss": 0.5, "made/distinct": 0.9, "made/blank_share": 0.6, "made/n": 500.0}
 
@@ -223,3 +223,26 @@ def test_a_slow_rank_is_a_straggler(busy, slow):
     [event] = clocked(busy=busy, waited=[0.0] * len(busy))
     assert event.event == "straggler" and event.evidence["ranks"] == slow and event.evidence["busy_s"] == busy
     assert clocked(busy=busy, seconds=4.9) == []
+
+
+def test_suspected_labels_are_told_at_first_and_when_twice_as_many_are():
+    stage, seen, told = a_stage(epochs=9, mining=Mining(suspect_after=4, curriculum=Curriculum(epochs=9))), Seen(), []
+    for count in (0, 3, 5, 6, 11):
+        ids = [f"made/{number}" for number in range(count)]
+        found = suspect_labels(stage, seen, an_epoch(), count=count, of=20, ids=ids)
+        told.append([event.evidence["count"] for event in found])
+        seen = remembered(seen)
+    assert told == [[], [3], [], [6], []]
+    [event] = suspect_labels(stage, Seen(), an_epoch(), count=3, of=20, ids=["a", "b", "c"])
+    assert event.says.startswith(
+        "no character of 3 of 20 samples was read right in their last 4 visits or more: a, b, c"
+    )
+    assert event.evidence["samples"] == ["a", "b", "c"] and "stages.only.mining.suspect_after" in event.change
+    assert "labels are wrong" in event.cause
+
+
+def test_where_nearly_all_labels_are_suspected_the_reader_is():
+    stage = a_stage(epochs=9, mining=Mining(suspect_after=4, curriculum=Curriculum(epochs=9)))
+    [event] = suspect_labels(stage, Seen(), an_epoch(), count=11, of=20, ids=["a"])
+    assert "the reader reads next to nothing" in event.cause and "train the reader" in event.change
+    assert suspect_labels(a_stage(), Seen(), an_epoch(), count=11, of=20, ids=["a"]) == []

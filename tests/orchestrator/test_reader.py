@@ -25,7 +25,8 @@ from orchestrator.execution import Execution
 from orchestrator.ingest import ingest, make_here
 from orchestrator.pipeline import Machine, train_recipe
 from orchestrator.ranks import Ranks
-from orchestrator.reader import open_reader, read_images, score
+from orchestrator.reader import open_reader, read_images
+from orchestrator.score import score
 from orchestrator.shards import Shards
 from orchestrator.store import Store, StoreError
 

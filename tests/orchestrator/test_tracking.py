@@ -128,7 +128,7 @@ def test_event_files_hold_the_curves_of_every_stage_by_optimiser_step(tracked, s
     assert [step for step, _ in drawn["stage0_pretrain/train_speed/samples_per_s"]] == steps
     assert [step for step, _ in drawn["stage0_pretrain/train_grad_norm_max"]] == steps
     assert {tag.split("/")[0] for tag in drawn} == {at.title for at in stages}
-    assert {tag.split("/")[1].split("_")[0] for tag in drawn} == {"train", "val"}
+    assert {tag.split("/")[1].split("_")[0] for tag in drawn} == {"train", "val", "learning"}
 
 
 def test_nothing_that_trackers_keep_names_the_machine_or_its_user(tracked):
