@@ -22,7 +22,7 @@ from models.layers.deform_backends import Backend, Kind, why_not
 from models.layers.deform_functions import aggregate, dense
 from models.layers.deform_points import column_major, row_major
 
-SHAPES = ((16, 16, 48), (16, 34, 62), (64, 32, 96))  # images, height, width
+SHAPES = {"16x48": (16, 16, 48), "34x62": (16, 34, 62), "32x96": (64, 32, 96)}  # images, height, width
 CHANNELS, GROUPS = 64, {"dcnv1": 1, "dcnv2": 4, "dcnv3": 4, "dcnv4": 4}
 BACKENDS: tuple[Backend, ...] = ("torch", "native", "triton", "torchvision")
 BASELINE = "stacked"
@@ -167,13 +167,14 @@ def rows_of(kind: Kind, shape: Sequence[int], device: str, asked: Any) -> tuple[
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--kinds", nargs="+", choices=list(GROUPS), default=["dcnv1", "dcnv4"])
+    parser.add_argument("--sizes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     rows: list[list[str]] = []
     samples: list[Sample] = []
     for kind in asked.kinds:
-        for shape in ((2, 16, 48),) if asked.quick else SHAPES:
+        for shape in ((2, 16, 48),) if asked.quick else [SHAPES[name] for name in asked.sizes]:
             more, series = rows_of(kind, shape, asked.device, asked)
             rows += more
             samples += [sample for each in series for sample in each]  # type: ignore[attr-defined]

@@ -27,6 +27,7 @@ SPIKE_SHARE, SPIKES_LEAST = 0.02, 3  # lower ones are when they are this share o
 
 CLIPPING = 0.5  # share of an epoch's updates
 DEAD = 1e-4  # share of a term in the gradient
+DOUBTED = 0.5  # share of the samples beyond which the reader is to be doubted rather than the labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class Seen:
         spikes: how many stood out in the unfinished epoch; ``highest`` says which most.
         samples: watched fact -> the first ids it was true for.
         first_loss: training loss of the first epoch.
+        suspects: how many labels were suspected when that was last told.
         validations: training loss and the stage's own validation loss and metric at each.
         said: what is said once in a stage.
     """
@@ -72,6 +74,7 @@ class Seen:
     highest: dict[str, Any] = field(default_factory=dict)
     samples: dict[str, list[int]] = field(default_factory=dict)
     first_loss: float | None = None
+    suspects: int = 0
     validations: list[dict[str, float]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
@@ -241,6 +244,30 @@ def flagged_samples(stage: Stage, seen: Seen, now: Epoch, samples: Mapping[str, 
         )  # fmt: skip
         found += seen.say_once(fact, event)
     return found
+
+
+def suspect_labels(stage: Stage, seen: Seen, now: Epoch, *, count: int, of: int, ids: Sequence[str]) -> list[Event]:
+    """Samples whose label, rather than the reader, is suspected: told at first, then whenever twice as many are.
+
+    Args:
+        count: how many of all ``of`` samples; ``ids`` are the first of them, the longest suspected first.
+    """
+    if stage.mining is None or not count or count < 2 * seen.suspects:
+        return []
+    seen.suspects = count
+    visits, nearly_all = stage.mining.suspect_after, count > DOUBTED * of
+    return [
+        Event(
+            event="suspect_labels", epoch=now.epoch, step=now.step,
+            says=f"no character of {count} of {of} samples was read right in their last {visits} visits or more: "
+            f"{listed(ids)}; they are no longer drawn as hard ones",
+            cause="the reader reads next to nothing, so that it says nothing of labels" if nearly_all else
+            "their labels are wrong, or nothing can be seen in their images",
+            change=f"{'train the reader for longer before this stage' if nearly_all else 'look at those samples'}; if "
+            f"they are merely hard, raise {path(stage, 'mining.suspect_after')}",
+            evidence={"count": count, "share": count / of, "suspect_after": visits, "samples": list(ids)},
+        )
+    ]  # fmt: skip
 
 
 def listed(ids: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ from orchestrator.events import MOST_IDS, Epoch, Event
 from orchestrator.heard import Heard, hears
 from orchestrator.journal import Journal
 from orchestrator.measured import Measured, Names, finite
-from orchestrator.moving import close_epoch, note_heard, told_of
+from orchestrator.mining import suspects
+from orchestrator.moving import close_epoch, note_heard, shown_of, told_of
 from orchestrator.plan import Stage
 from orchestrator.progress import Progress
 from orchestrator.ranks import Ranks
@@ -31,9 +32,10 @@ class Ledger:
 
     def __init__(
         self, stage: Stage, trainee: Trainee, journal: Journal, *,
-        ranks: Ranks, named: Callable[[Sequence[int]], list[str]],
+        ranks: Ranks, named: Callable[[Sequence[int]], list[str]], symbols: str = "",
     ) -> None:  # fmt: skip
         self.stage, self.trainee, self.journal, self.ranks, self.named = stage, trainee, journal, ranks, named
+        self.symbols = symbols
         self.now = stage
         self.names = Names.of(stage, trainee)
         self.untold: list[Event] = []
@@ -138,12 +140,21 @@ class Ledger:
         line: dict[str, Any] = {"epoch": now.epoch, "step": now.step, "lr": progress.lr} | means
         line |= {f"watch/{fact}": count / max(now.samples, 1) for fact, count in now.flagged.items()}
         line |= {"watch/clipped_updates": now.clipped / max(updates, 1)} | told_of(self.stage, self.now, self.trainee)
-        self.journal.write("epoch", line | {f"gradient_share/{name}": share for name, share in shares.items()})
+        line |= {f"gradient_share/{name}": share for name, share in shares.items()}
+        shown = shown_of(self.stage, self.now, self.trainee, symbols=self.symbols, named=self.named)
+        self.journal.write("epoch", line | shown)
         samples = {fact: self.named(ids) for fact, ids in progress.seen.samples.items() if now.flagged.get(fact)}
         self.say(events.events_of_epoch(self.stage, progress.seen, now, samples=samples))
+        self._suspect(now)
         close_epoch(self.stage, progress)
         progress.begin_epoch()
         return loss
+
+    def _suspect(self, now: Epoch) -> None:
+        if self.stage.mining is not None and self.trainee.difficulty is not None:
+            found = suspects(self.trainee.difficulty, self.stage.mining)
+            ids, size = self.named(found[:MOST_IDS]), len(self.trainee.difficulty)
+            self.say(events.suspect_labels(self.stage, self.progress.seen, now, count=len(found), of=size, ids=ids))
 
     def say(self, found: Sequence[Event]) -> None:
         """Write events that are a function of plan and data, and keep them to be told."""

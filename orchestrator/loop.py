@@ -82,6 +82,7 @@ class Setting:
         evaluate: all validation metrics of the task it is given.
         forward: runs the task; another function than the task itself when it is compiled.
         checkpoint_every_s: seconds between checkpoints inside an epoch.
+        symbols: of the alphabet, in order; lines about symbols name them.
         judge_start: is shown the validation before the first step; raises if a stage must not start from there.
     """
 
@@ -95,6 +96,7 @@ class Setting:
     ranks: Ranks
     watch: Watch
     checkpoint_every_s: float
+    symbols: str = ""
     judge_start: Callable[[Mapping[str, float]], None] = lambda metrics: None
 
     @property
@@ -179,7 +181,9 @@ class _Session:
             setting.folder / "metrics.jsonl", length=trainee.progress.journal, writes=setting.ranks.first
         )
         self.now = stage
-        self.ledger = Ledger(stage, trainee, self.journal, ranks=setting.ranks, named=data.source_ids)
+        self.ledger = Ledger(
+            stage, trainee, self.journal, ranks=setting.ranks, named=data.source_ids, symbols=setting.symbols
+        )
 
     def run_epoch(self) -> bool:
         """Train to the end of the epoch, validate and save. False when a stop was asked for on the way."""
@@ -308,6 +312,7 @@ class _Session:
         self.setting.watch.tell(
             {"stage": self.stage.name, "epoch": progress.epoch, "epochs": self.stage.epochs, "step": progress.step,
              "steps": self.steps, "lr": progress.lr, "loss": loss,
-             "samples_per_s": samples_per_s, "validation": progress.latest, "events": self.ledger.told(),
+             "samples_per_s": samples_per_s, "validation": progress.latest,
+             "best": [best.metric for best in self.stage.best], "events": self.ledger.told(),
              "ended": ended, "skipped": progress.skipped, "finished": progress.finished}
         )  # fmt: skip

@@ -5,7 +5,7 @@ All of it follows from checkpointed progress and from the raw readings of traini
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from models.losses.symbol_weights import SymbolErrors
 from models.metrics.confusions import confusions
 from models.metrics.plates import character_accuracy
+from orchestrator.events import MOST_IDS
 from orchestrator.heard import Heard, symbols_of
-from orchestrator.mining import begun, epoch_list, suspects, visited
+from orchestrator.mining import begun, chances, epoch_list, hardest, suspects, visited
 from orchestrator.plan import Stage
 from orchestrator.progress import Progress
 from orchestrator.ranks import Ranks
 from orchestrator.update import Trainee
 
 Counts = dict[str, list[float]]
+MOST_SHOWN = 10  # symbols and samples that an epoch's line names
+HARD_PART = 0.1  # share of the samples that is called the hard part
 
 
 def stage_now(stage: Stage, progress: Progress) -> Stage:
@@ -81,13 +84,51 @@ def told_of(stage: Stage, now: Stage, trainee: Trainee) -> dict[str, float]:
             weights = getattr(now.terms[name].loss, "weights", ()) or (1.0,)
             line |= {f"symbol_weight/{name}/most": max(weights), f"symbol_weight/{name}/least": min(weights)}
     if stage.mining is not None and trainee.difficulty is not None:
-        known = trainee.difficulty
+        known, rule = trainee.difficulty, stage.mining.over(stage.epochs)
+        chance = chances(known, rule, trainee.progress.epoch)
+        hard = np.sort(chance)[-max(1, round(HARD_PART * len(known))) :]
         line |= {
-            "mining/share": stage.mining.over(stage.epochs).curriculum.share(trainee.progress.epoch),
+            "mining/share": rule.curriculum.share(trainee.progress.epoch),
+            "mining/hard_part_drawn": float(hard.sum()),
+            "mining/most_drawn": float(len(known) * hard[-1]),
             "mining/accuracy": float(known.accuracy[known.visits > 0].mean()) if known.visits.any() else 0.0,
             "mining/never_seen": float((known.visits == 0).mean()),
-            "mining/suspects": float(len(suspects(known, stage.mining))),
+            "mining/suspects": float(len(suspects(known, rule))),
         }
+    return line
+
+
+def shown_of(
+    stage: Stage, now: Stage, trainee: Trainee, *, symbols: str, named: Callable[[Sequence[int]], list[str]]
+) -> dict[str, Any]:
+    """Which symbols weighed most in an epoch, by term, and which samples were read worst or are suspected by its end.
+
+    Args:
+        symbols: of the alphabet, in order.
+        named: samples -> what they are called where they come from.
+    """
+    line: dict[str, Any] = {}
+    for name in stage.weigh.terms if stage.weigh else ():
+        weights, counts = getattr(now.terms[name].loss, "weights", ()), trainee.progress.symbols
+        most = sorted(range(len(weights)), key=lambda k: (-weights[k], k))[:MOST_SHOWN]
+        line.setdefault("symbols", {})[name] = [
+            {
+                "symbol": symbols[k : k + 1] or str(k + 1),
+                "weight": weights[k],
+                "seen": counts["seen"][k],
+                "wrong": counts["wrong"][k],
+            }
+            for k in most
+        ]
+    if stage.mining is not None and trainee.difficulty is not None:
+        known, rule = trainee.difficulty, stage.mining.over(stage.epochs)
+        worst, chance = hardest(known, rule, MOST_SHOWN), chances(known, rule, trainee.progress.epoch)
+        line["hardest"] = [
+            {"id": id, "accuracy": float(known.accuracy[k]), "visits": int(known.visits[k]),
+             "drawn": float(len(known) * chance[k])}
+            for id, k in zip(named(worst), worst, strict=True)
+        ]  # fmt: skip
+        line["suspects"] = named(suspects(known, rule)[:MOST_IDS])
     return line
 
 

@@ -96,7 +96,7 @@ def update(
     """
     for group in trainee.optimizer.param_groups:
         group["lr"] = lr * group["factor"]
-    buffers = [buffer for buffer in trainee.task.buffers() if buffer.is_floating_point()]
+    buffers = list(trainee.task.buffers())  # counts among them too
     before = [buffer.clone() for buffer in buffers]
     learning = list(trainee.names)
     alone = _terms_alone(trainee, stage, batches, autocast, ranks) if compare_terms else None

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.batch import Pair, Read, Restored
+from models.collective import rows_of_ranks
 from models.mean import Mean, mean_of
 from models.tensors import wide
 
@@ -22,7 +23,8 @@ class EmbeddingTerm:
     """``D(i, i)^2 + mean_j max(margin - D(i, j), 0)^2``, macro over plates.
 
     ``D(i, j)`` is the Euclidean distance between the restored image of plate ``i`` and the clean image of plate ``j``
-    as points on the unit sphere, 0 to 2. The mean is over the plates of the batch with another text than ``i``.
+    as points on the unit sphere, 0 to 2. The mean is over the plates of the step with another text than ``i``,
+    those of all ranks while training.
     Points are what the recogniser reads: :func:`points`. They need no network that would have to be trained first.
 
     Attributes:
@@ -48,11 +50,15 @@ class EmbeddingTerm:
             restored = self.embed(out.read)
             with torch.no_grad():
                 clean = self.embed(out.clean)
-            square = (restored[:, None] - clean[None]).square().sum(dim=2)  # (B, B)
-            other = other_text(batch)
+            texts = labels_of(batch)
+            everyone, every_text = (
+                (rows_of_ranks(clean), rows_of_ranks(texts)) if restored.requires_grad else (clean, texts)
+            )
+            square = (restored[:, None] - everyone[None]).square().sum(dim=2)  # (B, N)
+            other = differ(texts, every_text)
             near = (self.margin - square.clamp(min=CLOSEST).sqrt()).clamp(min=0).square()
             apart = near.where(other, 0).sum(dim=1) / other.sum(dim=1).clamp(min=1)
-            return mean_of(square.diagonal() + apart)
+            return mean_of((restored - clean).square().sum(dim=1) + apart)
 
     def embed(self, read: Read) -> Tensor:
         """``(B, dimension)`` points of length 1."""
@@ -93,9 +99,20 @@ def shares_of_slots(read: Read, slots: int) -> Tensor:
 
 def other_text(batch: Pair) -> Tensor:
     """``(B, B)`` true where two plates have different labels."""
+    return differ(labels_of(batch), labels_of(batch))
+
+
+def labels_of(batch: Pair) -> Tensor:
+    """``(B, L)`` classes, 0 past the end of each label."""
     inside = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.lengths[:, None]
-    tokens = batch.tokens.where(inside, 0)  # class 0 is no symbol, so lengths are told apart too
-    return (tokens[:, None] != tokens[None]).any(dim=2)
+    return batch.tokens.where(inside, 0)
+
+
+def differ(labels: Tensor, others: Tensor) -> Tensor:
+    """``(B, N)`` true where ``(B, L)`` labels are not those of ``(N, M)``; class 0 is no symbol."""
+    most = max(labels.shape[1], others.shape[1])
+    own, theirs = (F.pad(each, (0, most - each.shape[1])) for each in (labels, others))
+    return (own[:, None] != theirs[None]).any(dim=2)
 
 
 @lru_cache(maxsize=16)

@@ -14,13 +14,13 @@ from small import CLASSES, Columns, Quiet, a_setting, a_stage, some_batch, weigh
 from models.losses.plates import CharacterTerm
 from models.losses.text import ctc
 from orchestrator import checkpoint
+from orchestrator.curriculum import Curriculum
 from orchestrator.heard import Heard, spelled, symbols_of
 from orchestrator.identity import fingerprint, plain
 from orchestrator.journal import lines
 from orchestrator.loop import train_stage
-from orchestrator.curriculum import Curriculum
 from orchestrator.mining import unknown
-from orchestrator.moving import close_epoch, drawn_now, note_heard, stage_now, told_of
+from orchestrator.moving import close_epoch, drawn_now, note_heard, shown_of, stage_now, told_of
 from orchestrator.override import from_plain, override
 from orchestrator.plan import Mining, Mix, Optim, PlanError, Term, WeighSymbols
 from orchestrator.progress import Progress
@@ -198,3 +198,26 @@ def test_mining_wants_one_source_and_time():
         mined(mining=Mining(least_visits=9))
     with pytest.raises(PlanError, match="no weights of symbols"):
         mined(terms={"characters": Term(loss=ctc)})
+
+
+def test_an_epoch_names_the_heaviest_symbols_and_the_hardest_samples():
+    stage = mined(mining=replace(MINING, suspect_after=2))
+    trainee = trainee_of(stage, Columns())
+    trainee.progress.symbols = {"seen": [100.0] * 4, "wrong": [0.0, 50.0, 0.0, 10.0]}
+    trainee.difficulty = replace(
+        unknown(12), accuracy=np.r_[0.5, 0.0, np.ones(10)], visits=np.full(12, 3), misses=np.r_[0, 3, np.zeros(10)]
+    )
+    now = stage_now(stage, trainee.progress)
+    told = shown_of(stage, now, trainee, symbols="abcd", named=lambda ids: [f"made/{i}" for i in ids])
+    [first, second, *_] = told["symbols"]["characters"]
+    assert (first["symbol"], first["seen"], first["wrong"], second["symbol"]) == ("b", 100.0, 50.0, "d")
+    assert first["weight"] == max(now.terms["characters"].loss.weights)
+    assert told["hardest"][0] == {"id": "made/0", "accuracy": 0.5, "visits": 3, "drawn": pytest.approx(1.0)}
+    assert told["suspects"] == ["made/1"] and len(told["hardest"]) == 10
+    trainee.progress.epoch = 4
+    drawn_now(stage, trainee, count=12, seed=1)
+    line = told_of(stage, now, trainee)
+    assert line["mining/most_drawn"] > 3 and line["mining/hard_part_drawn"] == pytest.approx(
+        line["mining/most_drawn"] / 12
+    )
+    assert shown_of(a_stage(), a_stage(), trainee, symbols="", named=list) == {}
