@@ -76,6 +76,7 @@ class Balance:
         least: of a factor, at most 1.
         most: of a factor, at least 1.
         warmup: epochs before the first update; no less than any term's ramp, which it would undo.
+        every: updates of the weights between two looks at the gradients, which cost about a step more.
     """
 
     measures: ClassVar[Literal["gradients", "losses"]] = "gradients"
@@ -85,9 +86,11 @@ class Balance:
     least: float = 0.01
     most: float = 100.0
     warmup: int = 1
+    every: int = 10
 
     def __post_init__(self) -> None:
         _check_shares("Balance", self.shares)
+        at_least("Balance.every", self.every, 1)
         positive("Balance.rate", self.rate)
         within("Balance.rate", self.rate, 0.0, 1.0)
         positive("Balance.least", self.least)
@@ -142,6 +145,7 @@ class LossBalance:
         gain: how fast factors follow.
         least: of a factor.
         warmup: epochs before the first update; no less than any term's ramp.
+        every: updates of the weights between two of the factors.
     """
 
     measures: ClassVar[Literal["gradients", "losses"]] = "losses"
@@ -151,9 +155,11 @@ class LossBalance:
     gain: float = 0.15
     least: float = 0.01
     warmup: int = 1
+    every: int = 1
 
     def __post_init__(self) -> None:
         _check_shares("LossBalance", self.shares)
+        at_least("LossBalance.every", self.every, 1)
         positive("LossBalance.rate", self.rate)
         within("LossBalance.rate", self.rate, 0.0, 1.0)
         positive("LossBalance.gain", self.gain)

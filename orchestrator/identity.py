@@ -15,7 +15,9 @@ from orchestrator.plan import PlanError, Recipe, Stage
 LATER: Mapping[str, Mapping[str, Any]] = {  # settings that came when stages had been recorded, and what they were then
     "orchestrator.plan.Optim": {"factors": {}},
     "orchestrator.plan.Term": {"ramp": 0},
-    "orchestrator.plan.Stage": {"weigh": None, "mining": None},
+    "orchestrator.plan.Stage": {
+        "weigh": None, "mining": None, "adversary": None, "balance": None, "scores": [], "freeze_norm": False,
+    },
 }
 OWN_PACKAGES = ("models", "datasets", "orchestrator", "tune_spaces")
 

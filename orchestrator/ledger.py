@@ -15,7 +15,7 @@ from orchestrator.heard import Heard, hears
 from orchestrator.journal import Journal
 from orchestrator.measured import Measured, Names, finite
 from orchestrator.mining import suspects
-from orchestrator.moving import close_epoch, note_heard, shown_of, told_of
+from orchestrator.moving import balances, close_epoch, note_balance, note_heard, shown_of, told_of
 from orchestrator.plan import Stage
 from orchestrator.progress import Progress
 from orchestrator.ranks import Ranks
@@ -84,6 +84,9 @@ class Ledger:
         line |= {"grad_norm": finite(found.norm)} | {f"grad_norm/{name}": finite(n) for name, n in by_part.items()}
         self.journal.write("step", line)
         self._add(found)
+        if not found.skipped and balances(self.stage, progress.epoch, step):
+            losses = {name: mean for name, mean in found.means.items() if mean is not None}
+            note_balance(self.stage, progress, norms=found.at_image, losses=losses)
         if found.skipped:
             self._skipped(step, found, ids)
         elif math.isfinite(found.norm):
@@ -130,8 +133,10 @@ class Ledger:
     def close_epoch(self) -> float:
         """Write the epoch's line and events, and open the next one's books. Returns the objective's mean."""
         progress, means, updates = self.progress, self.means(), self.progress.step_in_epoch
-        loss = sum(self.now.terms[name].weight * means[f"loss/{name}"] for name in progress.sums)
-        shares = progress.gradient_shares or ({self.names.terms[0]: 1.0} if len(self.names.terms) == 1 else {})
+        loss = sum(
+            term.weight * means[f"loss/{name}"] for name, term in self.now.terms.items() if name in progress.sums
+        )
+        shares = progress.gradient_shares or ({self.names.own[0]: 1.0} if len(self.names.own) == 1 else {})
         now = Epoch(
             epoch=progress.epoch + 1, step=progress.step, updates=updates, loss=loss, clipped=progress.clipped,
             samples=progress.samples, flagged=progress.flagged,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.plan import Recipe, Stage
+    from orchestrator.plan import Recipe, Stage, Term
 
 LESS_IS_BETTER = ("loss", "cer")  # metrics by how the last part of their name begins, up to a "_"
 
@@ -76,12 +76,20 @@ def helpers(stage: Stage) -> None:
             raise PlanError(f"{where}: weigh names the term {name!r}; its terms are {', '.join(stage.terms)}")
         if not all(hasattr(stage.terms[name].loss, field) for field in ("weights", "most")):
             raise PlanError(f"{where}: weigh names {name!r}, whose loss has no weights of symbols")
+    if stage.balance is not None:
+        stage.balance.check({name: term.ramp for name, term in stage.terms.items()}, stage.epochs)
     if stage.mining is not None:
         stage.mining.check(stage.epochs)
         if len(stage.data.shares) > 1:
             raise PlanError(
                 f"{where}: mining draws by difficulty alone, but data.shares names {len(stage.data.shares)} sources"
             )
+
+
+def _trains(where: str, terms: Mapping[str, Term], learn: Sequence[str]) -> None:
+    for name, term in terms.items():
+        if unknown := set(term.trains) - set(learn):
+            raise PlanError(f"{where}: term {name!r} trains {sorted(unknown)}, but what learns is {list(learn)}")
 
 
 def check_stage(stage: Stage, *, earlier: Sequence[str], recipe: Recipe) -> None:
@@ -95,26 +103,34 @@ def check_stage(stage: Stage, *, earlier: Sequence[str], recipe: Recipe) -> None
             f"{where} starts from {parent!r}, which does not run before it; earlier stages: "
             f"{', '.join(earlier) or 'none'}"
         )
-    for name, term in stage.terms.items():
-        if unknown := set(term.trains) - set(stage.learn):
-            raise PlanError(f"{where}: term {name!r} trains {sorted(unknown)}, but what learns is {list(stage.learn)}")
+    _trains(where, stage.terms, stage.learn)
+    if stage.adversary is not None:
+        _trains(f"{where}: adversary", stage.adversary.terms, stage.adversary.learn)
+        for what, ours, theirs in (("part", stage.learn, stage.adversary.learn),
+                                   ("term", stage.terms, stage.adversary.terms)):  # fmt: skip
+            if both := sorted(set(ours) & set(theirs)):
+                raise PlanError(
+                    f"{where}: {both} is a {what} of the stage and of its adversary; give it to one of them"
+                )
     if unknown := set(stage.optim.factors) - set(stage.learn):
         raise PlanError(f"{where}: optim.factors names {sorted(unknown)}, but what learns is {list(stage.learn)}")
     if stage.optim.factors and set(stage.optim.factors) == set(stage.learn):
         raise PlanError(f"{where}: optim.factors names every part that learns; change optim.lr, and leave one out")
     parts = set(recipe.task.parts)
     loaded = set(stage.start_from.parts) if stage.start_from else set()
-    if unknown := (set(stage.learn) | loaded) - parts:
+    moves = set(stage.moves)
+    if unknown := (moves | loaded) - parts:
         raise PlanError(f"{where} names parts {sorted(unknown)}; the task's parts are {sorted(parts)}")
-    if stage.start_from and (untouched := parts - loaded - set(stage.learn)):
+    if stage.start_from and (untouched := parts - loaded - moves):
         raise PlanError(f"{where} neither loads nor trains {sorted(untouched)}: random weights would stay in it")
     sound = set(getattr(recipe.task, "sound_untrained", ()))
-    if not stage.start_from and (untouched := parts - set(stage.learn) - sound):
+    if not stage.start_from and (untouched := parts - moves - sound):
         raise PlanError(f"{where} starts from nothing but does not train {sorted(untouched)}")
     if unknown := set(stage.sources) - set(recipe.sources):
         raise PlanError(f"{where} reads sources {sorted(unknown)}; the recipe has {sorted(recipe.sources)}")
-    for metric in stage.metrics_named:
-        if metric.split("/")[0] not in stage.validate:
+    scores = {score.name: score for score in stage.scores}
+    for metric in (*stage.metrics_named, *(name for score in stage.scores for name in score.metrics)):
+        if metric.split("/")[0] not in stage.validate and metric not in scores:
             raise PlanError(
                 f"{where} decides by {metric!r}, but validates on {sorted(stage.validate)}; "
                 "a metric is called SOURCE/NAME, such as "

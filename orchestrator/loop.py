@@ -25,12 +25,13 @@ from orchestrator.events_validation import events_of_validation, red_line
 from orchestrator.journal import Journal, Log
 from orchestrator.ledger import Ledger
 from orchestrator.mining import unknown
-from orchestrator.moving import drawn_now, stage_now
+from orchestrator.moving import balances, drawn_now, stage_now
 from orchestrator.pace import Pace
 from orchestrator.plan import Stage
+from orchestrator.players import freeze_all_but, set_learning
 from orchestrator.progress import Progress, note_validation, stops_early
 from orchestrator.ranks import Ranks
-from orchestrator.update import Trainee, freeze_all_but, learning_rate, trainee_of, update
+from orchestrator.update import Trainee, learning_rate, trainee_of, update
 from orchestrator.weights import contents_of, hash_of_frozen, restore
 
 FLUSH_EVERY = {"cpu": 1, "cuda": 16}  # steps between reads of the device; on a GPU each read is a stall
@@ -119,7 +120,7 @@ def train_stage(stage: Stage, task: nn.Module, data: StageData, setting: Setting
     log = Log(setting.folder / "speed.jsonl", writes=setting.ranks.first)
     damaged: list[str] = []
     resumed = _resume(trainee, setting, log, damaged)
-    frozen = hash_of_frozen(task, stage.learn)
+    frozen = hash_of_frozen(task, stage.moves)
     session = _Session(stage, trainee, setting, data, log)
     session.say_of_clock([_damaged_checkpoint(trainee.progress, what) for what in damaged])
     try:
@@ -131,9 +132,9 @@ def train_stage(stage: Stage, task: nn.Module, data: StageData, setting: Setting
             pass
     finally:
         session.close()
-    if hash_of_frozen(task, stage.learn) != frozen:
+    if hash_of_frozen(task, stage.moves) != frozen:
         raise FrozenChanged(
-            f"stage {stage.name!r} changed a parameter or buffer of a frozen part; only {list(stage.learn)} may learn. "
+            f"stage {stage.name!r} changed a parameter or buffer of a frozen part; only {list(stage.moves)} may learn. "
             "Look for a forward pass that updates a buffer although its part is in eval mode"
         )
     return trainee.progress
@@ -181,9 +182,8 @@ class _Session:
             setting.folder / "metrics.jsonl", length=trainee.progress.journal, writes=setting.ranks.first
         )
         self.now = stage
-        self.ledger = Ledger(
-            stage, trainee, self.journal, ranks=setting.ranks, named=data.source_ids, symbols=setting.symbols
-        )
+        ranks, symbols = setting.ranks, setting.symbols
+        self.ledger = Ledger(stage, trainee, self.journal, ranks=ranks, named=data.source_ids, symbols=symbols)
 
     def run_epoch(self) -> bool:
         """Train to the end of the epoch, validate and save. False when a stop was asked for on the way."""
@@ -197,13 +197,10 @@ class _Session:
                     return False
         self._read()
         line, waited, busy = pace.of_ranks(setting.ranks, setting.device)
-        now = progress.epoch + 1
-        self.log.write("epoch", {"epoch": now} | line)
-        self.say_of_clock(
-            events_of_clock(
-                self.stage, epoch=now, step=progress.step, seconds=line["seconds"], waited=waited, busy=busy
-            )
-        )
+        now = {"epoch": progress.epoch + 1}
+        self.log.write("epoch", now | line)
+        clock = {"step": progress.step, "seconds": line["seconds"], "waited": waited, "busy": busy}
+        self.say_of_clock(events_of_clock(self.stage, **now, **clock))
         self._end_epoch()
         return True
 
@@ -219,15 +216,18 @@ class _Session:
         """One update. True when any rank was asked to stop."""
         setting, progress = self.setting, self.trainee.progress
         torch.manual_seed(hash((setting.seed, progress.step)) & 0x7FFFFFFF)  # whatever draws in the step is repeatable
+        balanced = balances(self.stage, progress.epoch, progress.step)
         measured = update(
             self.trainee, self.now, micro, lr=learning_rate(self.stage, progress.step, self.steps),
             forward=setting.forward, autocast=setting.autocast, ranks=setting.ranks,
-            stop_asked=setting.watch.stop_asked(), compare_terms=progress.step_in_epoch == 0,
+            stop_asked=setting.watch.stop_asked(), compare_terms=progress.step_in_epoch == 0, look_at_image=balanced,
         )  # fmt: skip
         self.ledger.note(measured, [sample for batch in micro for sample in batch.ids])
-        if self.ledger.pending < FLUSH_EVERY[setting.device.type]:
+        if self.ledger.pending < FLUSH_EVERY[setting.device.type] and not balanced:
             return False
         stop = self._read()
+        if balanced:
+            self.now = self.ledger.now = stage_now(self.stage, progress)
         self._tell(self.ledger.means(), samples_per_s=pace.samples_per_s)
         if not stop and time.monotonic() - self.saved_at > setting.checkpoint_every_s:
             self.save()
@@ -267,7 +267,7 @@ class _Session:
         stage, progress = self.stage, self.trainee.progress
         freeze_all_but(self.trainee.task, ())
         metrics = self.setting.evaluate(self.trainee.judged)
-        freeze_all_but(self.trainee.task, stage.learn)
+        set_learning(self.trainee.task, stage)
         crossed = note_validation(stage, progress, metrics)
         now = {"epoch": progress.epoch, "step": progress.step}
         self.journal.write("validation", now | metrics)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 from orchestrator.plan import Stage
 from orchestrator.update import Trainee, watched_by
 
@@ -20,9 +18,10 @@ class Measured:
         totals: term -> sum over all samples, ``counts`` how many items that was.
         stop: a rank was asked to stop.
         samples: learned from, over all ranks; ``flagged`` of them by watched fact.
-        norm: of the whole gradient before clipping, ``norms`` by parameter.
+        norm: of the stage's own whole gradient before clipping, ``norms`` by parameter, the adversary's among them.
         skipped: weights, moments and buffers were left as they were.
-        alone: term -> norm of its own weighted gradient, empty when it was not measured.
+        alone: own term -> norm of its own weighted gradient, empty when it was not measured.
+        at_image: own term -> norm of its gradient by the restored image, without its weight; likewise.
         own_flagged: watched fact -> this rank's samples for which it is true.
     """
 
@@ -35,6 +34,7 @@ class Measured:
     norm: float
     skipped: bool
     alone: Mapping[str, float]
+    at_image: Mapping[str, float]
     own_flagged: Mapping[str, Sequence[int]]
 
     @staticmethod
@@ -52,13 +52,15 @@ class Measured:
         totals, counts = by(names.terms), by(names.terms)
         stop, samples = next(numbers) > 0, int(next(numbers))
         flagged = {fact: int(count) for fact, count in by(names.facts).items()}
-        norms, norm, skipped, alone = by(names.parameters), next(numbers), next(numbers) > 0, by(names.terms)
+        norms, norm, skipped = by(names.parameters), next(numbers), next(numbers) > 0
+        alone, at_image = by(names.own), by(names.own)
         own = {}
         for fact in names.facts:
             own[fact] = [sample for sample in ids if next(numbers)]
         return Measured(
             totals=totals, counts=counts, stop=stop, samples=samples, flagged=flagged, norms=norms, norm=norm,
-            skipped=skipped, alone=alone if any(alone.values()) else {}, own_flagged=own,
+            skipped=skipped, alone=alone if any(alone.values()) else {},
+            at_image=at_image if any(at_image.values()) else {}, own_flagged=own,
         )  # fmt: skip
 
     @property
@@ -76,16 +78,19 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """The names of the numbers in a row, each kind in the order it has there."""
+    """The names of the numbers in a row, each kind in the order it has there; ``own`` terms are the stage's own."""
 
     terms: Sequence[str]
+    own: Sequence[str]
     facts: Sequence[str]
     parameters: Sequence[str]
 
     @staticmethod
     def of(stage: Stage, trainee: Trainee) -> Names:
-        task: nn.Module = trainee.task
-        return Names(terms=list(stage.terms), facts=list(watched_by(task)), parameters=list(trainee.names.values()))
+        return Names(
+            terms=list(stage.all_terms), own=list(stage.terms), facts=list(watched_by(trainee.task, stage)),
+            parameters=list(trainee.names.values()),
+        )  # fmt: skip
 
 
 def finite(value: float) -> float | None:

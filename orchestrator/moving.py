@@ -5,7 +5,7 @@ All of it follows from checkpointed progress and from the raw readings of traini
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from models.losses.symbol_weights import SymbolErrors
 from models.metrics.confusions import confusions
 from models.metrics.plates import character_accuracy
+from orchestrator.balance import Balanced, shares_of, untouched
 from orchestrator.events import MOST_IDS
 from orchestrator.heard import Heard, symbols_of
 from orchestrator.mining import begun, chances, epoch_list, hardest, suspects, visited
@@ -37,8 +38,26 @@ def stage_now(stage: Stage, progress: Progress) -> Stage:
         if stage.weigh and name in weighed:
             weights = _errors(progress.symbols).weights(most=loss.most, prior=stage.weigh.prior)
             loss = replace(loss, weights=weights)
-        terms[name] = replace(term, loss=loss, weight=term.weight_at(progress.epoch), ramp=0)
+        factor = progress.balance.get("factors", {}).get(name, 1.0)
+        terms[name] = replace(term, loss=loss, weight=factor * term.weight_at(progress.epoch), ramp=0)
     return replace(stage, terms=terms)
+
+
+def balances(stage: Stage, epoch: int, step: int) -> bool:
+    """Whether update ``step`` of the stage, in ``epoch``, is one that the balance of terms looks at."""
+    rule = stage.balance
+    return rule is not None and epoch >= rule.warmup and step % rule.every == 0
+
+
+def note_balance(stage: Stage, progress: Progress, *, norms: Mapping[str, float], losses: Mapping[str, float]) -> None:
+    """Take in what an update measured of each term, without its weight, and move the balance."""
+    rule = stage.balance
+    assert rule is not None
+    known = Balanced.of(progress.balance, rule) if progress.balance else untouched(rule)
+    measured = losses
+    if rule.measures == "gradients":
+        measured = {name: abs(term.weight_at(progress.epoch)) * norms[name] for name, term in stage.terms.items()}
+    progress.balance = rule.after(known, measured, epoch=progress.epoch).plain()
 
 
 def drawn_now(stage: Stage, trainee: Trainee, *, count: int, seed: int) -> NDArray[np.int64] | None:
@@ -78,7 +97,14 @@ def close_epoch(stage: Stage, progress: Progress) -> None:
 
 def told_of(stage: Stage, now: Stage, trainee: Trainee) -> dict[str, float]:
     """What an epoch's line says of what moved in it; ``now`` is the stage as it was in that epoch."""
-    line = {f"weight/{name}": now.terms[name].weight for name, term in stage.terms.items() if term.ramp}
+    moved = set(stage.balance.shares) if stage.balance else set()
+    line = {
+        f"weight/{name}": now.terms[name].weight for name, term in stage.terms.items() if term.ramp or name in moved
+    }
+    if stage.balance and trainee.progress.balance:
+        known = Balanced.of(trainee.progress.balance, stage.balance)
+        line |= {"balance/updates": float(known.updates), "balance/movement": known.movement}
+        line |= {f"balance/share/{name}": share for name, share in shares_of(known).items()}
     if stage.weigh is not None:
         for name in stage.weigh.terms:
             weights = getattr(now.terms[name].loss, "weights", ()) or (1.0,)

@@ -275,11 +275,11 @@ class _StageRun:
         machine = self.machine
 
         def measure(judged: nn.Module) -> dict[str, float]:
-            return evaluate(
+            metrics = evaluate(
                 judged, sets, self.recipe.alphabet,  # type: ignore[arg-type]
-                device=machine.device, autocast=machine.autocast, ranks=machine.ranks,
-                terms=self.stage.terms,
+                device=machine.device, autocast=machine.autocast, ranks=machine.ranks, terms=self.stage.terms,
             )  # fmt: skip
+            return metrics | {score.name: score.of(metrics).value for score in self.stage.scores}
 
         forward: Callable[[Batch], Any] = torch.compile(task) if self.execution.compile else task
         return Setting(

@@ -7,25 +7,32 @@ single GPU is asked for. Where and how fast it runs is `orchestrator/execution.p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator import limits
+from orchestrator.balance import Balance, LossBalance
 from orchestrator.curriculum import Curriculum, Mining, WeighSymbols
+from orchestrator.expressions import Expression
 from orchestrator.kinds import AlphabetLike, Fingerprinted, ScheduleLike, SourceLike, TaskLike
-from orchestrator.limits import PlanError, at_least, positive, within
+from orchestrator.limits import PlanError, at_least, within
+from orchestrator.objective import Adversary, Optim, Term
 from orchestrator.schedule import Constant, Cosine, OneCycle, StepDown
 from orchestrator.start import Imported, StartFrom
 
 __all__ = [
+    "Adversary",
     "Augment",
+    "Balance",
     "Best",
     "Constant",
     "Cosine",
     "Curriculum",
     "EarlyStop",
+    "Expression",
     "Imported",
+    "LossBalance",
     "Mining",
     "Mix",
     "OneCycle",
@@ -38,63 +45,6 @@ __all__ = [
     "Term",
     "WeighSymbols",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Term:
-    """One addend of an objective: ``weight * loss(batch, outputs)``.
-
-    Attributes:
-        loss: a function of a module, or a frozen dataclass whose instances are called and whose fields are settings.
-        trains: parts that this term must send gradient into; every part that learns when none is named.
-        ramp: epochs over which the weight rises from 0 to itself, in a line; 0 means all of it at once.
-    """
-
-    loss: Callable[..., object]
-    weight: float = 1.0
-    trains: tuple[str, ...] = ()
-    ramp: int = 0
-
-    def __post_init__(self) -> None:
-        limits.finite("Term.weight", self.weight)
-        at_least("Term.ramp", self.ramp, 0)
-        settings = getattr(self.loss, "__dataclass_params__", None)
-        if isinstance(self.loss, type) or (settings is not None and not settings.frozen):
-            raise PlanError(f"Term.loss: {self.loss!r}; give a function, or an instance of a frozen dataclass")
-
-    def weight_at(self, epoch: int) -> float:
-        """The weight after ``epoch`` finished epochs of the stage."""
-        return self.weight * min(epoch / self.ramp, 1.0) if self.ramp else self.weight
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optim:
-    """AdamW.
-
-    Attributes:
-        lr: learning rate that the schedule scales.
-        weight_decay: decoupled, on matrices and kernels only (no biases, no normalisation).
-        clip_norm: ceiling on the gradient's 2-norm over all learning parts.
-        accumulate: micro-batches per update; each holds ``batch_size / accumulate`` samples.
-        factors: part -> what its learning rate is multiplied by; 1 for every part that is not named.
-    """
-
-    lr: float
-    weight_decay: float = 0.0
-    clip_norm: float = 5.0
-    accumulate: int = 1
-    betas: tuple[float, ...] = (0.9, 0.999)
-    factors: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        positive("Optim.lr", self.lr)
-        within("Optim.weight_decay", self.weight_decay, 0.0, 1.0)
-        positive("Optim.clip_norm", self.clip_norm)
-        at_least("Optim.accumulate", self.accumulate, 1)
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise PlanError(f"Optim.betas: two numbers in [0, 1), got {self.betas}")
-        for part, factor in self.factors.items():
-            positive(f"Optim.factors of {part!r}", factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +147,10 @@ class Stage:
         nonfinite_limit: updates skipped for a non-finite gradient before the run stops.
         weigh: how often each symbol is confused in training decides what it weighs in the terms named.
         mining: samples that training reads badly are drawn more often.
+        adversary: what learns against this stage's own parts, in the same update.
+        balance: moves weight between terms, so that each has its share in what becomes of the restored image.
+        scores: validation metrics made of others, which ``best`` and the like may name.
+        freeze_norm: batch norm uses the statistics it came with, also in the parts that learn.
     """
 
     name: str
@@ -219,6 +173,10 @@ class Stage:
     nonfinite_limit: int = 10
     weigh: WeighSymbols | None = None
     mining: Mining | None = None
+    adversary: Adversary | None = None
+    balance: Balance | LossBalance | None = None
+    scores: tuple[Expression, ...] = ()
+    freeze_norm: bool = False
 
     def __post_init__(self) -> None:
         where = f"stage {self.name!r}"
@@ -237,9 +195,9 @@ class Stage:
             limits.finite(f"{where}: red line of {metric!r}", drop)
         limits.floors(f"{where}: gate", self.gate)
         limits.helpers(self)
-        if self.optim.accumulate > 1 and len(self.terms) > 1:
+        if self.optim.accumulate > 1 and len(self.all_terms) > 1:
             raise PlanError(
-                f"{where}: optim.accumulate is {self.optim.accumulate} and it has {len(self.terms)} terms; their "
+                f"{where}: optim.accumulate is {self.optim.accumulate} and it has {len(self.all_terms)} terms; their "
                 "denominators differ, so accumulating would not give their means. Set accumulate to 1."
             )
         if self.batch_size % self.optim.accumulate:
@@ -249,6 +207,16 @@ class Stage:
         for source, split in self.validate.items():
             if split not in ("train", "valid"):
                 raise PlanError(f"{where}: validates on {source}/{split}; allowed: valid or train, never test")
+
+    @property
+    def moves(self) -> tuple[str, ...]:
+        """Parts that learn, of all players."""
+        return (*self.learn, *(self.adversary.learn if self.adversary else ()))
+
+    @property
+    def all_terms(self) -> Mapping[str, Term]:
+        """The terms of all players, this stage's own first."""
+        return {**self.terms, **(self.adversary.terms if self.adversary else {})}
 
     @property
     def metrics_named(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ class Progress:
         seen: what the detectors of events remember.
         symbols: occurrences and confusions of each symbol in training, as a moving average over epochs (``seen``,
             ``wrong``); ``symbols_now`` over the unfinished epoch.
+        balance: what :class:`orchestrator.balance.Balanced` remembers, empty before its first update.
         baseline: validation before the first step, by metric.
         latest: the newest validation.
         best: metric -> value, step and all metrics of the best validation by it.
@@ -51,6 +52,7 @@ class Progress:
     seen: Seen = field(default_factory=Seen)
     symbols: dict[str, list[float]] = field(default_factory=dict)
     symbols_now: dict[str, list[float]] = field(default_factory=dict)
+    balance: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     best: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -86,6 +88,8 @@ def note_validation(stage: Stage, progress: Progress, metrics: Mapping[str, floa
         first = known is None and not math.isnan(value)
         if not crossed and (first or (known is not None and better(value, known["value"], best.mode))):
             progress.best[best.metric] = {"value": value, "step": progress.step, "metrics": dict(metrics)}
+            if score := next((score for score in stage.scores if score.name == best.metric), None):
+                progress.best[best.metric]["expression"] = score.text
     return crossed
 
 

@@ -17,6 +17,7 @@ from orchestrator.gradients import norms_of, norms_of_terms
 from orchestrator.heard import Heard, hears, listened
 from orchestrator.mining import Difficulty
 from orchestrator.plan import Stage
+from orchestrator.players import backward, clip, groups_of, norms_at_image, objective, players_of, set_learning
 from orchestrator.progress import Progress
 from orchestrator.ranks import Ranks
 
@@ -41,36 +42,11 @@ class Trainee:
 
 def trainee_of(stage: Stage, task: nn.Module) -> Trainee:
     """``task`` with everything frozen but what ``stage`` trains, and a fresh optimiser for that."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in freeze_all_but(task, stage.learn).items()}
-    optimizer = torch.optim.AdamW(
-        [group for group in _groups(stage, names) if group["params"]],
-        lr=stage.optim.lr,
-        betas=(stage.optim.betas[0], stage.optim.betas[1]),
-        fused=True,
-    )
+    names: dict[Tensor, str] = {parameter: name for name, parameter in set_learning(task, stage).items()}
+    players = players_of(stage, {name: parameter for parameter, name in names.items()})
+    optimizer = torch.optim.AdamW(groups_of(players), lr=stage.optim.lr, fused=True)
     averaged = copy.deepcopy(task).requires_grad_(False) if stage.ema else None
     return Trainee(task, averaged, optimizer, names, Progress())
-
-
-def _groups(stage: Stage, names: Mapping[Tensor, str]) -> list[dict[str, Any]]:
-    """Matrices and vectors of the parts that learn at the plan's rate, then those of each part with its own factor."""
-    factors = stage.optim.factors
-    groups: list[dict[str, Any]] = []
-    for part in ("", *factors):
-        own = [p for p, name in names.items() if (name.split(".")[0] if name.split(".")[0] in factors else "") == part]
-        told = {"part": part, "factor": factors[part]} if part else {"factor": 1.0}
-        matrices, vectors = [p for p in own if p.ndim > 1], [p for p in own if p.ndim <= 1]
-        groups.append({"params": matrices, "weight_decay": stage.optim.weight_decay, **told})
-        groups.append({"params": vectors, "weight_decay": 0.0, **told})
-    return groups
-
-
-def freeze_all_but(task: nn.Module, parts: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Put ``parts`` in training mode and all else in eval mode without gradient; what learns, by name."""
-    task.requires_grad_(False).eval()
-    for part in parts:
-        task.get_submodule(part).requires_grad_(True).train()
-    return {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
 
 
 def learning_rate(stage: Stage, step: int, steps: int) -> float:
@@ -81,15 +57,17 @@ def learning_rate(stage: Stage, step: int, steps: int) -> float:
 def update(
     trainee: Trainee, stage: Stage, batches: Sequence[Batch], *, lr: float, forward: Callable[[Batch], Any],
     autocast: Callable[[], AbstractContextManager[Any]], ranks: Ranks, stop_asked: bool = False,
-    compare_terms: bool = False,
+    compare_terms: bool = False, look_at_image: bool = False,
 ) -> Tensor:  # fmt: skip
-    """One optimiser step on this rank's micro-batches; what it measured stays on the device.
+    """One optimiser step of all players on this rank's micro-batches; what it measured stays on the device.
 
-    The gradient is that of the mean over all samples of all ranks and micro-batches. A loss or gradient that is not
+    Each gradient is that of the mean over all samples of all ranks and micro-batches. A loss or gradient that is not
     finite on any rank leaves weights, moments and buffers of all ranks as they were.
 
     Args:
-        compare_terms: also measure the gradient of each term alone.
+        stage: with the weights that its terms have now.
+        compare_terms: also measure the gradient of each of the stage's own terms alone.
+        look_at_image: also measure the gradient of each of them by the restored image.
 
     Returns:
         ``(n,)`` float64 that :meth:`orchestrator.measured.Measured.of` reads.
@@ -99,18 +77,22 @@ def update(
     buffers = list(trainee.task.buffers())  # counts among them too
     before = [buffer.clone() for buffer in buffers]
     learning = list(trainee.names)
+    players = players_of(stage, {name: parameter for parameter, name in trainee.names.items()})
     alone = _terms_alone(trainee, stage, batches, autocast, ranks) if compare_terms else None
+    at_image = None
     if len(batches) == 1:
-        means, flags = _measure(trainee, stage, batches[0], forward, autocast)
+        means, outputs, flags = _measure(trainee, stage, batches[0], forward, autocast)
         sums = ranks.sum(_sums([means], flags, stop_asked))
-        _weighted(stage, means, sums[len(means) : 2 * len(means)]).backward()
+        counts = dict(zip(means, sums[len(means) : 2 * len(means)], strict=True))
+        if look_at_image:
+            at_image = norms_at_image({name: means[name] for name in stage.terms}, counts, outputs.image, ranks)
+        backward(players, [objective(player.terms, means, counts) for player in players])
     else:
         sums, flags = _accumulate(trainee, stage, batches, forward, autocast, ranks, stop_asked)
     ranks.sum_gradients(learning)
     norms = norms_of(learning)
-    norm = torch.linalg.vector_norm(norms)
-    nn.utils.clip_grads_with_norm_(learning, stage.optim.clip_norm, norm)
-    bad = (~(torch.isfinite(norm) & torch.isfinite(sums).all())).float()
+    norm = clip(players, dict(zip(trainee.names.values(), norms, strict=True)))
+    bad = (~(torch.isfinite(norm).all() & torch.isfinite(sums).all())).float()
     trainee.optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused kernel skips the update where it is 1
     trainee.optimizer.step()
     trainee.optimizer.zero_grad()
@@ -118,8 +100,9 @@ def update(
         buffer.copy_(torch.where(bad.bool(), old, buffer))
     if trainee.averaged is not None:
         _follow(trainee.averaged, trainee.task, stage.ema)
-    alone = sums.new_zeros(len(stage.terms)) if alone is None else alone
-    return torch.cat([sums, torch.cat([norms, norm[None], bad[None]]).double(), alone, flags.flatten().double()])
+    nothing = sums.new_zeros(len(stage.terms))
+    looked = [nothing if found is None else found for found in (alone, at_image)]
+    return torch.cat([sums, torch.cat([norms, norm[:1], bad[None]]).double(), *looked, flags.flatten().double()])
 
 
 def _terms_alone(
@@ -128,42 +111,44 @@ def _terms_alone(
     """``(terms,)`` the norm of each term's own gradient, where there are several to compare."""
     if len(stage.terms) == 1 or len(batches) > 1:
         return None
-    return norms_of_terms(stage, trainee.task, batches[0], list(trainee.names), autocast=autocast, ranks=ranks)
+    own = [parameter for parameter, name in trainee.names.items() if name.split(".")[0] in stage.learn]
+    return norms_of_terms(stage, trainee.task, batches[0], own, autocast=autocast, ranks=ranks)
 
 
 def _measure(
     trainee: Trainee, stage: Stage, batch: Batch, forward: Callable[[Batch], Any], autocast: Callable[[], Any]
-) -> tuple[list[Mean], Tensor]:
-    """Each term's mean, and ``(facts, B)`` whether each watched fact is true of each sample."""
+) -> tuple[dict[str, Mean], Any, Tensor]:
+    """Each term's mean, the outputs, and ``(facts, B)`` whether each watched fact is true of each sample."""
     with autocast():
         outputs = forward(batch)
-    means: list[Mean] = [term.loss(batch, outputs) for term in stage.terms.values()]  # type: ignore[misc]
+    facts = [fact(batch, outputs) for fact in watched_by(trainee.task, stage).values()]  # before the graph is freed
+    means: dict[str, Mean] = {name: term.loss(batch, outputs) for name, term in stage.all_terms.items()}  # type: ignore[misc]
     if hears(stage):
         trainee.heard.append(listened(batch, outputs))
-    with torch.no_grad():
-        facts = [fact(batch, outputs) for fact in watched_by(trainee.task).values()]
-    return means, torch.stack(facts) if facts else batch.widths.new_zeros((0, len(batch.ids)), dtype=torch.bool)
+    none = batch.widths.new_zeros((0, len(batch.ids)), dtype=torch.bool)
+    return means, outputs, torch.stack(facts).detach() if facts else none
 
 
-def watched_by(task: nn.Module) -> Mapping[str, Callable[[Batch, Any], Tensor]]:
-    """The facts about single samples that a task declares as ``watched``: ``(batch, outputs) -> (B,)`` bool."""
-    return getattr(task, "watched", {})
+def watched_by(task: nn.Module, stage: Stage) -> dict[str, Callable[[Batch, Any], Tensor]]:
+    """Facts about single samples, ``(batch, outputs) -> (B,)`` bool: those the task declares as ``watched``, and
+    whether a term that has a ceiling clipped them, as ``clipped_TERM``.
+    """
+    clipping = {f"clipped_{name}": clipped_by(term.loss) for name, term in stage.terms.items()}
+    return {**getattr(task, "watched", {}), **{name: fact for name, fact in clipping.items() if fact is not None}}
 
 
-def _sums(means: Sequence[Sequence[Mean]], flags: Tensor, stop_asked: bool) -> Tensor:
+def clipped_by(loss: Any) -> Callable[[Batch, Any], Tensor] | None:
+    """What says whether a loss clipped a sample; none for a loss without a ceiling."""
+    ceiling = getattr(loss, "ceiling", None) or getattr(loss, "clip", None)
+    return getattr(loss, "clipped", None) if getattr(ceiling, "mode", "none") != "none" else None
+
+
+def _sums(means: Sequence[Mapping[str, Mean]], flags: Tensor, stop_asked: bool) -> Tensor:
     """``(2 * terms + 2 + facts,)`` float64: totals, counts, ranks asked to stop, samples, samples by watched fact."""
-    totals = torch.stack([torch.stack([mean.total.detach().double() for mean in each]) for each in means]).sum(0)
-    counts = torch.stack([torch.stack([mean.count.double() for mean in each]) for each in means]).sum(0)
+    totals = sum(torch.stack([mean.total.detach().double() for mean in each.values()]) for each in means)
+    counts = sum(torch.stack([mean.count.double() for mean in each.values()]) for each in means)
+    assert isinstance(totals, Tensor) and isinstance(counts, Tensor)
     return torch.cat([totals, counts, totals.new_tensor([float(stop_asked), flags.shape[1]]), flags.sum(1).double()])
-
-
-def _weighted(stage: Stage, means: Sequence[Mean], counts: Tensor) -> Tensor:
-    """``()`` objective whose gradient, summed over ranks, is that of the mean over all of them."""
-    shares = [
-        term.weight * mean.total / count.clamp(min=1).to(mean.total.dtype)
-        for term, mean, count in zip(stage.terms.values(), means, counts, strict=True)
-    ]
-    return torch.stack(shares).sum()
 
 
 def _accumulate(
@@ -173,9 +158,9 @@ def _accumulate(
     """Several micro-batches of one term: the count is known only at the end, so the gradient is divided then."""
     measured, flags = [], []
     for batch in batches:
-        means, facts = _measure(trainee, stage, batch, forward, autocast)
-        _weighted(stage, means, means[0].count.new_ones(1)).backward()
-        measured.append([Mean(mean.total.detach(), mean.count) for mean in means])
+        means, _, facts = _measure(trainee, stage, batch, forward, autocast)
+        objective(stage.terms, means, {name: mean.count.new_ones(()) for name, mean in means.items()}).backward()
+        measured.append({name: Mean(mean.total.detach(), mean.count) for name, mean in means.items()})
         flags.append(facts)
     together = torch.cat(flags, dim=1)
     sums = ranks.sum(_sums(measured, together, stop_asked))

@@ -38,7 +38,7 @@ def check_room(stage: Stage, task: nn.Module, folder: Path) -> str:
 def checkpoint_bytes(stage: Stage, task: nn.Module) -> int:
     """Bytes of tensors in one checkpoint: weights, their average where there is one, two moments of what learns."""
     weights = sum(value.numel() * value.element_size() for value in task.state_dict().values())
-    learning = sum(p.numel() * p.element_size() for part in stage.learn for p in task.get_submodule(part).parameters())
+    learning = sum(p.numel() * p.element_size() for part in stage.moves for p in task.get_submodule(part).parameters())
     return weights * (2 if stage.ema else 1) + 2 * learning
 
 

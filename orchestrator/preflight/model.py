@@ -19,10 +19,11 @@ from models.layers.deform import used_backends
 from models.mean import Mean
 from orchestrator.batches import Samples
 from orchestrator.plan import Recipe, Stage
+from orchestrator.players import Player, players_of, set_learning
 from orchestrator.preflight import SHOWN, Found, PreflightError
 from orchestrator.progress import Progress, stops_early
 from orchestrator.ranks import Ranks
-from orchestrator.update import freeze_all_but, learning_rate, trainee_of, update
+from orchestrator.update import learning_rate, trainee_of, update
 
 CLOSE = 0.02  # relative: what measured and planned values may differ by, since bf16 rounds
 
@@ -91,50 +92,54 @@ def check_gradients(trial: Trial) -> Found:
         learning = {name: p for name, p in task.named_parameters() if p.requires_grad}
         alive: set[str] = set()
         says = []
-        for term in trial.stage.terms:
-            gradients = gradients_of(term, learning)
-            norms = _norms_by_part(gradients)
-            wanted = trial.stage.terms[term].trains or trial.stage.learn
-            for part in wanted:
-                norm = norms.get(part, 0.0)
-                if not norm > 0 or norm == float("inf"):
-                    raise PreflightError(
-                        f"stage {trial.stage.name!r}: the gradient of term {term!r} into part {part!r} is {norm:g} on "
-                        f"a real batch; it must be finite and above 0. Look for a weight of 0, a clip below every "
-                        "value, a detach or an argmax on the way, or name the parts it does train in Term.trains"
-                    )
-            alive |= {name for name, gradient in gradients.items() if bool(gradient.abs().max() > 0)}
-            says.append(f"{term} into {', '.join(f'{part} {norm:.3g}' for part, norm in norms.items())}")
+        for player in players_of(trial.stage, learning):
+            for term in player.terms:
+                gradients = gradients_of(term, player.parameters)
+                norms = _norms_by_part(gradients)
+                _check_reaches(trial.stage, term, player.terms[term].trains or player.learn, norms)
+                alive |= {name for name, gradient in gradients.items() if bool(gradient.abs().max() > 0)}
+                says.append(f"{term} into {', '.join(f'{part} {norm:.3g}' for part, norm in norms.items())}")
+        touched = [name for name, p in task.named_parameters() if not _learns(name, trial.stage) and p.requires_grad]
+        if touched:
+            raise PreflightError(
+                f"stage {trial.stage.name!r}: frozen parameters ask for a gradient: {', '.join(touched[:SHOWN])}; "
+                f"only {list(trial.stage.moves)} learn"
+            )
         if dead := [name for name in learning if name not in alive]:
             raise PreflightError(
                 f"stage {trial.stage.name!r}: {len(dead)} of {len(learning)} parameters that should learn get no "
                 f"gradient from any term: {', '.join(dead[:SHOWN])}; take them out of the network, or freeze their part"
             )
-        touched = [name for name, p in task.named_parameters() if not _learns(name, trial.stage) and p.requires_grad]
-        if touched:
-            raise PreflightError(
-                f"stage {trial.stage.name!r}: frozen parameters ask for a gradient: {', '.join(touched[:SHOWN])}; "
-                f"only {list(trial.stage.learn)} learn"
-            )
     return Found(says=f"gradient norms: {'; '.join(says)}; none of {len(learning)} parameters without")
 
 
+def _check_reaches(stage: Stage, term: str, wanted: Sequence[str], norms: Mapping[str, float]) -> None:
+    for part in wanted:
+        norm = norms.get(part, 0.0)
+        if not norm > 0 or norm == float("inf"):
+            raise PreflightError(
+                f"stage {stage.name!r}: the gradient of term {term!r} into part {part!r} is {norm:g} on "
+                f"a real batch; it must be finite and above 0. Look for a weight of 0, a clip below every "
+                "value, a detach or an argmax on the way, or name the parts it does train in Term.trains"
+            )
+
+
 def _learns(name: str, stage: Stage) -> bool:
-    return any(name.startswith(f"{part}.") for part in stage.learn)
+    return any(name.startswith(f"{part}.") for part in stage.moves)
 
 
 @contextmanager
 def _untouched(trial: Trial) -> Iterator[tuple[nn.Module, Callable[..., dict[str, Tensor]]]]:
     """A copy of the task with the stage's parts learning, and the gradient of one weighted term by parameter."""
     task = copy.deepcopy(trial.task)
-    freeze_all_but(task, trial.stage.learn)
+    set_learning(task, trial.stage)
     with _random_numbers_kept(trial.batch.image.device):
         torch.manual_seed(0)
         with trial.autocast():
             outputs = task(trial.batch)
 
         def gradients_of(term: str, learning: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-            settings = trial.stage.terms[term]
+            settings = trial.stage.all_terms[term]
             mean = settings.loss(trial.batch, outputs)
             if not isinstance(mean, Mean):
                 raise PreflightError(
@@ -180,9 +185,11 @@ def check_effective(trial: Trial) -> Found:
     with _untouched(trial) as (task, gradients_of):
         learning = {name: p for name, p in task.named_parameters() if p.requires_grad}
         planned = {name: torch.zeros_like(p) for name, p in learning.items()}
-        for term in stage.terms:
-            for name, gradient in gradients_of(term, learning).items():
-                planned[name] += gradient
+        players = players_of(stage, learning)
+        for player in players:
+            for term in player.terms:
+                for name, gradient in gradients_of(term, player.parameters).items():
+                    planned[name] += gradient
         before = {name: p.detach().clone() for name, p in learning.items()}
     fresh = copy.deepcopy(trial.task)
     with _random_numbers_kept(trial.batch.image.device):
@@ -195,15 +202,16 @@ def check_effective(trial: Trial) -> Found:
     if in_optimizer != set(learning):
         odd = sorted(in_optimizer ^ set(learning))
         raise PreflightError(f"stage {stage.name!r}: optimised and learning parameters differ: {odd[:SHOWN]}")
-    _compare_rate(stage, trainee.optimizer, rates[0], before, dict(fresh.named_parameters()))
-    _compare_moments(stage, trainee.optimizer, trainee.names, planned)
+    _compare_rate(stage, players, trainee.optimizer, rates[0], before, dict(fresh.named_parameters()))
+    for player in players:
+        _compare_moments(stage, player, trainee.optimizer, trainee.names, planned)
     validations, patience = _stopping(stage)
     facts = {
         "lr": {"first": rates[0], "highest": max(rates), "last": rates[-1]},
-        **({"lr_factors": dict(stage.optim.factors)} if stage.optim.factors else {}),
+        **({"lr_factors": factors} if (factors := _factors(players)) else {}),
         "epochs": stage.epochs, "steps": trial.steps, "steps_per_epoch": trial.steps // stage.epochs,
         "batch_size": stage.batch_size, "validations": validations, "early_stop_after": patience,
-        "weights": {name: term.weight for name, term in stage.terms.items()},
+        "weights": {name: term.weight for name, term in stage.all_terms.items()},
         "learning_parameters": _sizes(learning), "clip_norm": stage.optim.clip_norm, "ema": stage.ema,
         **({"deformable_backends": backends} if (backends := _backends(fresh)) else {}),
     }  # fmt: skip
@@ -221,27 +229,34 @@ def _backends(task: nn.Module) -> list[str]:
     return sorted({str(used) for used in used_backends(task).values() if used is not None})
 
 
+def _factors(players: Sequence[Player]) -> dict[str, float]:
+    """Parts whose rate is not the stage's own, and what it is multiplied by."""
+    return {part: factor for player in players for part, factor in player.factors.items() if factor != 1}
+
+
 def _compare_rate(
-    stage: Stage, optimizer: torch.optim.Optimizer, rate: float, before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
+    stage: Stage, players: Sequence[Player], optimizer: torch.optim.Optimizer, rate: float,
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor],
 ) -> None:  # fmt: skip
     """AdamW's first update moves a weight by the rate times a sign, besides weight decay."""
-    factors = {part: stage.optim.factors.get(part, 1.0) for part in stage.learn}
+    wanted = {rate * factor for player in players for factor in player.factors.values()}
     found = {float(group["lr"]) for group in optimizer.param_groups}
-    if found != {rate * factor for factor in factors.values()}:
-        planned = ", ".join(str(rate * factor) for factor in factors.values())
+    if found != wanted:
         raise PreflightError(
-            f"stage {stage.name!r}: the optimiser's learning rate is {sorted(found)}, planned {planned}"
+            f"stage {stage.name!r}: the optimiser's learning rate is {sorted(found)}, planned {sorted(wanted)}"
         )
-    for part, factor in factors.items():
-        own = {name: old for name, old in before.items() if name.startswith(f"{part}.")}
-        _compare_moved(stage, rate * factor, own, after)
+    for player in players:
+        for part, factor in player.factors.items():
+            own = {name: before[name] for name in player.parameters if name.startswith(f"{part}.")}
+            _compare_moved(stage, rate * factor, player.optim.weight_decay, own, after)
 
 
-def _compare_moved(stage: Stage, rate: float, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+def _compare_moved(
+    stage: Stage, rate: float, weight_decay: float, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> None:
     moved = 0.0
     for name, old in before.items():
-        decay = stage.optim.weight_decay if old.ndim > 1 else 0.0
+        decay = weight_decay if old.ndim > 1 else 0.0
         moved = max(moved, float((after[name].detach() - old * (1 - rate * decay)).abs().max()))
     if not rate * (1 - CLOSE) - 1e-7 <= moved <= rate * (1 + CLOSE) + 1e-7:
         raise PreflightError(
@@ -251,20 +266,22 @@ def _compare_moved(stage: Stage, rate: float, before: Mapping[str, Tensor], afte
 
 
 def _compare_moments(
-    stage: Stage, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], planned: Mapping[str, Tensor]
-) -> None:
+    stage: Stage, player: Player, optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str],
+    planned: Mapping[str, Tensor],
+) -> None:  # fmt: skip
     """AdamW's first moments are a share of the gradient it was given: the plan's weighted sum, clipped as planned."""
-    norm = sum(float(gradient.double().square().sum()) for gradient in planned.values()) ** 0.5
-    shrunk = min(1.0, stage.optim.clip_norm / (norm + 1e-6)) * (1 - stage.optim.betas[0])
+    norm = sum(float(planned[name].double().square().sum()) for name in player.parameters) ** 0.5
+    shrunk = min(1.0, player.optim.clip_norm / (norm + 1e-6)) * (1 - player.optim.betas[0])
     gap = 0.0
     for parameter, state in optimizer.state.items():
-        wanted = planned[names[parameter]] * shrunk
-        gap += float((state["exp_avg"] - wanted).double().square().sum())
+        if names[parameter] in player.parameters:
+            wanted = planned[names[parameter]] * shrunk
+            gap += float((state["exp_avg"] - wanted).double().square().sum())
     if gap**0.5 > CLOSE * norm * shrunk:
         raise PreflightError(
             f"stage {stage.name!r}: the optimiser was given another gradient than the plan's weighted terms "
-            f"({', '.join(f'{name} x {term.weight:g}' for name, term in stage.terms.items())}, clipped at "
-            f"{stage.optim.clip_norm:g}): they differ by {gap**0.5 / (norm * shrunk):.1%}"
+            f"({', '.join(f'{name} x {term.weight:g}' for name, term in player.terms.items())}, clipped at "
+            f"{player.optim.clip_norm:g}): they differ by {gap**0.5 / (norm * shrunk):.1%}"
         )
 
 

@@ -16,7 +16,7 @@ from models.losses.text import ctc
 from models.recognizers.simple import SimpleCRNNConfig
 from models.restorers.documents import UNetConfig
 from models.tasks.document import DocumentTask
-from orchestrator.update import freeze_all_but
+from orchestrator.players import freeze_all_but
 
 CLASSES = 5
 GENERATOR, READER = UNetConfig(width=4, halvings=2), SimpleCRNNConfig(classes=CLASSES, channels=1, width=0.25, hidden=8)

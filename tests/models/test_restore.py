@@ -14,7 +14,7 @@ from models.recognizers.crnn import CRNNConfig
 from models.recognizers.simple import SimpleCRNNConfig
 from models.restorers.plates import PlateRestorerConfig
 from models.tasks.restore import RestoreTask
-from orchestrator.update import freeze_all_but
+from orchestrator.players import freeze_all_but
 
 TASK = RestoreTask(
     generator=PlateRestorerConfig(features=8, blocks=1, growth=4, groups=1, deformable="none"),

@@ -151,7 +151,7 @@ def test_effective_values_are_the_plans_and_go_into_the_record():
 def test_a_rate_that_is_not_the_plans_is_refused(monkeypatch):
     real = preflight_model.update
     monkeypatch.setattr(preflight_model, "update", lambda *a, lr, **k: real(*a, lr=lr / 10, **k))
-    with pytest.raises(PreflightError, match=r"learning rate is .0.001., planned 0.01"):
+    with pytest.raises(PreflightError, match=r"learning rate is .0.001., planned .0.01."):
         check_effective(a_trial())
 
 
