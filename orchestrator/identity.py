@@ -25,13 +25,13 @@ OWN_PACKAGES = ("models", "datasets", "orchestrator", "tune_spaces")
 def plain(value: Any) -> Any:
     """``value`` as JSON data. Functions and classes become their import path."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {"is": _path(type(value))} | {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {"is": path_of(type(value))} | {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     if callable(value):
-        return _path(value)
+        return path_of(value)
     return value
 
 
@@ -95,7 +95,8 @@ def digest(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def _path(thing: Any) -> str:
+def path_of(thing: Any) -> str:
+    """Where :func:`named` finds a class or function. Raises :class:`PlanError` where it could not."""
     name = getattr(thing, "__qualname__", repr(thing))
     if not name.isidentifier():  # a lambda, a method, a partial: named() could not find it again
         raise PlanError(f"{thing.__module__}.{name} has no import path; plans may only name module-level functions")

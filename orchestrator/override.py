@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from orchestrator.identity import named
+from orchestrator.identity import named, path_of
 from orchestrator.plan import PlanError
 
 T = TypeVar("T")
@@ -202,7 +202,7 @@ def _instance(data: Mapping[str, Any], path: str, near: Any = None) -> Any:
     if "." not in name:
         if near is None:
             return _refuse(path, "a full import path such as 'orchestrator.plan.Cosine'", name)
-        name = f"{type(near).__module__}.{name}"
+        name = f"{path_of(type(near)).rpartition('.')[0]}.{name}"
     kind = named(name)
     if not (isinstance(kind, type) and is_dataclass(kind)):
         raise PlanError(f"{path}: {name!r} is not a part of a plan")
