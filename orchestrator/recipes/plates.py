@@ -32,18 +32,9 @@ from models.restorers.plates import PlateRestorerConfig
 from models.tasks.restore import RestoreTask
 from models.text import Alphabet
 from orchestrator.plan import (
-    Augment,
-    Best,
-    Cosine,
-    Mining,
-    Mix,
-    Optim,
-    Recipe,
-    Stage,
-    StartFrom,
-    Term,
-    WeighSymbols,
-)
+    Augment, Best, Cosine, Expression, Mining, Mix, Optim, Recipe, Stage, StartFrom, Term, WeighSymbols,
+)  # fmt: skip
+
 
 PLATES, DRAWN = "plates", "drawn"
 PLATES36 = Alphabet(symbols="0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", case="upper")
@@ -115,6 +106,12 @@ def _stage(name: str, *, best: Best, **rest: Any) -> Stage:
     return Stage(name=name, batch_size=32, best=(best,), **{**common, **rest})
 
 
+READERS = ("lcofl", "finetune", "hard_mining")
+READ = {  # a hundred plates to validate on are few: characters decide between checkpoints that read as many
+    "scores": (Expression(name="read", text=f"{{{PLATES}/recognition_rate}} - {{{PLATES}/cer}}"),),
+    "best": (Best(metric="read"),),
+}
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "crops": {"sources.plates": PlateFolder(versions=4)},
     "tracks": {"sources.plates": PlateTracks()},
@@ -131,11 +128,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "stages.warmup.epochs": 8,
         "stages.warmup.optim.lr": 1e-3,
         "stages.lcofl.epochs": 12,
+        **{
+            f"stages.{stage}.{key}": value
+            for stage in ("lcofl", "finetune", "hard_mining")
+            for key, value in READ.items()
+        },
         "stages.lcofl.optim.lr": 1e-3,
-        "stages.finetune.epochs": 6,
-        "stages.finetune.optim.lr": 3e-4,
-        "stages.hard_mining.epochs": 6,
-        "stages.hard_mining.optim.lr": 1e-4,
+        "stages.finetune.epochs": 10,
+        "stages.finetune.optim.lr": 5e-4,
+        "stages.hard_mining.epochs": 8,
+        "stages.hard_mining.optim.lr": 2e-4,
         "stages.hard_mining.terms.embedding.ramp": 2,
         "stages.hard_mining.mining.least_visits": 2,
         "stages.hard_mining.mining.reweigh_every": 2,
