@@ -32,9 +32,19 @@ from models.restorers.plates import PlateRestorerConfig
 from models.tasks.restore import RestoreTask
 from models.text import Alphabet
 from orchestrator.plan import (
-    Augment, Best, Cosine, Expression, Mining, Mix, Optim, Recipe, Stage, StartFrom, Term, WeighSymbols,
+    Augment,
+    Best,
+    Cosine,
+    Expression,
+    Mining,
+    Mix,
+    Optim,
+    Recipe,
+    Stage,
+    StartFrom,
+    Term,
+    WeighSymbols,
 )  # fmt: skip
-
 
 PLATES, DRAWN = "plates", "drawn"
 PLATES36 = Alphabet(symbols="0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", case="upper")
