@@ -67,7 +67,7 @@ class Record:
 
     def __post_init__(self) -> None:
         """Raises :class:`StoreError` for a metric that does not say over how many words it is."""
-        sets = {name.rpartition("/")[0] for name in self.metrics}
+        sets = {name.rpartition("/")[0] for name in self.metrics if "/" in name}  # a score is of several sets
         if silent := sorted(each for each in sets if f"{each}/n" not in self.metrics):
             raise StoreError(f"record of stage {self.stage!r}: metrics of {', '.join(silent)} do not say their N")
 
