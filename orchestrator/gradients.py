@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch
 from models.mean import Mean
-from orchestrator.plan import Stage
+from orchestrator.players import Player, objective
 from orchestrator.ranks import Ranks
 
 
@@ -24,10 +24,10 @@ def norms_of(parameters: Sequence[Tensor]) -> Tensor:
 
 
 def norms_of_terms(
-    stage: Stage, task: nn.Module, batch: Batch, parameters: Sequence[Tensor], *,
+    player: Player, task: nn.Module, batch: Batch, *,
     autocast: Callable[[], AbstractContextManager[Any]], ranks: Ranks,
 ) -> Tensor:  # fmt: skip
-    """``(terms,)`` float64 norm of each weighted term's own gradient, over all ranks.
+    """``(terms,)`` float64 norm of each weighted term's own gradient by what it trains, over all ranks.
 
     Takes a forward pass of its own, in which buffers and random draws are put back, so that training goes on as if
     nobody had looked.
@@ -36,13 +36,12 @@ def norms_of_terms(
     devices = [batch.image.device] if batch.image.is_cuda else []
     with torch.random.fork_rng(devices), autocast():
         outputs = task(batch)
-    means: list[Mean] = [term.loss(batch, outputs) for term in stage.terms.values()]  # type: ignore[misc]
-    counts = ranks.sum(torch.stack([mean.count.double() for mean in means]))
-    objectives = [
-        term.weight * mean.total / count.clamp(min=1).to(mean.total.dtype)
-        for term, mean, count in zip(stage.terms.values(), means, counts, strict=True)
-    ]
-    norms = [torch.linalg.vector_norm(ranks.sum(_flat_gradient(each, parameters))) for each in objectives]
+    means: dict[str, Mean] = {name: term.loss(batch, outputs) for name, term in player.terms.items()}  # type: ignore[misc]
+    counts = dict(zip(means, ranks.sum(torch.stack([mean.count.double() for mean in means.values()])), strict=True))
+    norms = []
+    for name, term in player.terms.items():
+        own = objective({name: term}, means, counts)
+        norms.append(torch.linalg.vector_norm(ranks.sum(_flat_gradient(own, list(player.reached(name).values())))))
     for buffer, before in buffers.items():
         buffer.copy_(before)
     return torch.stack(norms).double()

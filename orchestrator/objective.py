@@ -15,7 +15,7 @@ class Term:
 
     Attributes:
         loss: a function of a module, or a frozen dataclass whose instances are called and whose fields are settings.
-        trains: parts that this term must send gradient into; every part that learns when none is named.
+        trains: parts that this term sends gradient into, and no other; every part that learns when none is named.
         ramp: epochs over which the weight rises from 0 to itself, in a line; 0 means all of it at once.
     """
 

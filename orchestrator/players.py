@@ -30,6 +30,25 @@ class Player:
     factors: Mapping[str, float]
     parameters: Mapping[str, Tensor]
 
+    def trained_by(self, term: str) -> tuple[str, ...]:
+        """The parts that a term sends gradient into."""
+        return self.terms[term].trains or self.learn
+
+    def reached(self, term: str) -> dict[str, Tensor]:
+        """The parameters that a term sends gradient into, by name."""
+        parts = self.trained_by(term)
+        return {name: p for name, p in self.parameters.items() if name.split(".")[0] in parts}
+
+    def legs(self) -> list[tuple[Mapping[str, Term], list[Tensor]]]:
+        """Terms, and parameters that get the gradient of them all: one leg, where every term trains every part."""
+        if all(set(self.trained_by(term)) == set(self.learn) for term in self.terms):
+            return [(self.terms, list(self.parameters.values()))]
+        return [
+            ({name: term for name, term in self.terms.items() if part in self.trained_by(name)},
+             [p for name, p in self.parameters.items() if name.split(".")[0] == part])
+            for part in self.learn
+        ]  # fmt: skip
+
 
 def players_of(stage: Stage, parameters: Mapping[str, Tensor]) -> list[Player]:
     """The stage's own player, then the adversary; ``parameters`` are all that learn, by name."""
@@ -97,13 +116,18 @@ def objective(terms: Mapping[str, Term], means: Mapping[str, Mean], counts: Mapp
     return torch.stack(shares).sum()
 
 
-def backward(players: Sequence[Player], objectives: Sequence[Tensor]) -> None:
-    """Each player's gradient, of its own objective by its own parameters alone, all at the same weights."""
-    if len(players) == 1:
-        objectives[0].backward()
+def backward(players: Sequence[Player], means: Mapping[str, Mean], counts: Mapping[str, Tensor]) -> None:
+    """Each player's gradient, of its own terms by the parameters that they train, all at the same weights.
+
+    Args:
+        counts: of each term over all ranks.
+    """
+    legs = [leg for player in players for leg in player.legs() if leg[0]]
+    if len(legs) == 1:
+        objective(legs[0][0], means, counts).backward()
         return
-    for number, (player, own) in enumerate(zip(players, objectives, strict=True)):
-        own.backward(inputs=list(player.parameters.values()), retain_graph=number + 1 < len(players))
+    for number, (terms, parameters) in enumerate(legs):
+        objective(terms, means, counts).backward(inputs=parameters, retain_graph=number + 1 < len(legs))
 
 
 def clip(players: Sequence[Player], norms: Mapping[str, Tensor]) -> Tensor:

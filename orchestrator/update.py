@@ -86,7 +86,7 @@ def update(
         counts = dict(zip(means, sums[len(means) : 2 * len(means)], strict=True))
         if look_at_image:
             at_image = norms_at_image({name: means[name] for name in stage.terms}, counts, outputs.image, ranks)
-        backward(players, [objective(player.terms, means, counts) for player in players])
+        backward(players, means, counts)
     else:
         sums, flags = _accumulate(trainee, stage, batches, forward, autocast, ranks, stop_asked)
     ranks.sum_gradients(learning)
@@ -111,8 +111,8 @@ def _terms_alone(
     """``(terms,)`` the norm of each term's own gradient, where there are several to compare."""
     if len(stage.terms) == 1 or len(batches) > 1:
         return None
-    own = [parameter for parameter, name in trainee.names.items() if name.split(".")[0] in stage.learn]
-    return norms_of_terms(stage, trainee.task, batches[0], own, autocast=autocast, ranks=ranks)
+    own = players_of(stage, {name: parameter for parameter, name in trainee.names.items()})[0]
+    return norms_of_terms(own, trainee.task, batches[0], autocast=autocast, ranks=ranks)
 
 
 def _measure(

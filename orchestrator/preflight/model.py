@@ -94,9 +94,9 @@ def check_gradients(trial: Trial) -> Found:
         says = []
         for player in players_of(trial.stage, learning):
             for term in player.terms:
-                gradients = gradients_of(term, player.parameters)
+                gradients = gradients_of(term, player.reached(term))
                 norms = _norms_by_part(gradients)
-                _check_reaches(trial.stage, term, player.terms[term].trains or player.learn, norms)
+                _check_reaches(trial.stage, term, player.trained_by(term), norms)
                 alive |= {name for name, gradient in gradients.items() if bool(gradient.abs().max() > 0)}
                 says.append(f"{term} into {', '.join(f'{part} {norm:.3g}' for part, norm in norms.items())}")
         touched = [name for name, p in task.named_parameters() if not _learns(name, trial.stage) and p.requires_grad]
@@ -188,7 +188,7 @@ def check_effective(trial: Trial) -> Found:
         players = players_of(stage, learning)
         for player in players:
             for term in player.terms:
-                for name, gradient in gradients_of(term, player.parameters).items():
+                for name, gradient in gradients_of(term, player.reached(term)).items():
                     planned[name] += gradient
         before = {name: p.detach().clone() for name, p in learning.items()}
     fresh = copy.deepcopy(trial.task)

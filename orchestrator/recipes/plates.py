@@ -17,6 +17,7 @@ Without a preset for the data, plates are drawn. `crops` takes a folder of good 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from datasets.pair_image import PairSpec
@@ -54,7 +55,9 @@ LCOFL = {  # with a weight of 1, the characters' gradient is many times that of 
     "layout": Term(loss=LayoutTerm(symbols=PLATES36.symbols), weight=0.05, trains=("generator",)),
     "ssim": Term(loss=ssim, weight=0.2, trains=("generator",)),
 }
-ALL = ("generator", "ocr", "monitor")
+BOTH = ("generator", "ocr")
+READABLE = {name: replace(LCOFL[name], trains=BOTH) for name in ("characters", "layout")}
+ALL = (*BOTH, "monitor")
 MOVED = Augment(rotate=4.0, shear=0.1, stretch=0.08, shift=0.05)  # both halves of a pair alike
 WORN = Augment(rotate=5.0, shear=0.15, stretch=0.1, shift=0.08)
 
@@ -92,8 +95,8 @@ def recipe() -> Recipe:
                 start_from=StartFrom(stage="warmup", parts=ALL),
             ),
             _stage(
-                "finetune", learn=("generator", "ocr"), epochs=150, optim=Optim(lr=1e-5, factors={"ocr": 0.1}),
-                terms={**LCOFL, "anchor": Term(loss=ctc_on_target, trains=("ocr",))},
+                "finetune", learn=BOTH, epochs=150, optim=Optim(lr=1e-5, factors={"ocr": 0.1}),
+                terms={**LCOFL, **READABLE, "anchor": Term(loss=ctc_on_target, trains=("ocr",))},
                 weigh=WeighSymbols(terms=("characters",)), best=Best(metric=f"{PLATES}/recognition_rate"),
                 start_from=StartFrom(stage="lcofl", parts=ALL),
             ),
