@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from orchestrator import plan
 from orchestrator.identity import named, path_of
 from orchestrator.plan import PlanError
 
@@ -195,14 +196,17 @@ def _either(value: Any, hints: tuple[Any, ...], path: str, old: Any) -> Any:
 
 
 def _instance(data: Mapping[str, Any], path: str, near: Any = None) -> Any:
-    """Build the dataclass that ``data["is"]`` names: a full path, or a name beside the present value's class."""
+    """Build the dataclass that ``data["is"]`` names: by its full path, or its name beside the present value's class.
+
+    Where nothing is at present, the name may be one that ``plan.py`` offers.
+    """
     name = data["is"]
     if not isinstance(name, str):
         return _refuse(path, "the name of a class", name)
     if "." not in name:
-        if near is None:
-            return _refuse(path, "a full import path such as 'orchestrator.plan.Cosine'", name)
-        name = f"{path_of(type(near)).rpartition('.')[0]}.{name}"
+        if near is None and not hasattr(plan, name):
+            return _refuse(path, "a full import path such as 'datasets.folder.LabelledFolder'", name)
+        name = f"{path_of(type(near)).rpartition('.')[0] if near is not None else plan.__name__}.{name}"
     kind = named(name)
     if not (isinstance(kind, type) and is_dataclass(kind)):
         raise PlanError(f"{path}: {name!r} is not a part of a plan")

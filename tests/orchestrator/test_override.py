@@ -177,11 +177,11 @@ def test_a_field_that_holds_one_of_several_classes_is_replaced_as_a_whole(value,
     assert first({"stages.pretrain.schedule": value}).schedule == schedule
 
 
-def test_what_has_no_class_yet_is_set_by_its_full_path():
-    stop = {"is": "orchestrator.plan.EarlyStop", "metric": "rendered/ned", "patience": "3"}
+@pytest.mark.parametrize("name", ["orchestrator.plan.EarlyStop", "EarlyStop"])
+def test_what_has_no_class_yet_is_set_by_a_path_or_a_name_that_plans_have(name):
+    stop = {"is": name, "metric": "rendered/ned", "patience": "3"}
     assert first({"stages.pretrain.early_stop": stop}).early_stop == EarlyStop(metric="rendered/ned", patience=3)
-    short = {"is": "EarlyStop", "metric": "rendered/ned", "patience": 3}
-    assert "a full import path such as" in refused({"stages.pretrain.early_stop": short})
+    assert "a full import path such as" in refused({"stages.pretrain.early_stop": {**stop, "is": "Sleep"}})
 
 
 def test_a_source_may_be_replaced_by_one_of_another_kind():
