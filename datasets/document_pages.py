@@ -129,8 +129,13 @@ class DocumentPages:
                 yield Reject(id=id, reason="empty_tile", detail=f"ink on {shares[top, left]:.4f} of it")
                 continue
             image, target = (Tile(half, top, left, self.height, self.width) for half in (pair.degraded, pair.clean))
-            extras = {"page": pair.name, "tile": [top, left], "page_size": list(clean.shape)}
-            yield Row(id=id, image=image, target=target, text="", group=pair.name, split=split, extras=extras, textless=True)
+            extras = {
+                "page": pair.name, "page_size": list(clean.shape), "tile": [top, left],
+                "tile_size": [self.height, self.width],
+            }  # fmt: skip
+            yield Row(
+                id=id, image=image, target=target, text="", group=pair.name, split=split, extras=extras, textless=True
+            )
 
     def places(self, height: int, width: int) -> list[tuple[int, int]]:
         """Top and left of every tile of a page of ``height`` x ``width``."""

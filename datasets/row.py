@@ -52,6 +52,7 @@ class Row:
         split: ``"train"``, ``"valid"`` or ``"test"``.
         extras: anything else evaluation needs, as JSON data (lexicons, other labels).
         target: where the clean picture of the same thing is, when ``image`` is to be restored to it.
+        textless: the source knows of no text here: the row is restored and compared, and never read. ``text`` is empty.
     """
 
     id: str
@@ -61,6 +62,11 @@ class Row:
     split: str
     extras: Mapping[str, object] = field(default_factory=dict)
     target: ImageRef | None = None
+    textless: bool = False
+
+    def __post_init__(self) -> None:
+        if self.textless and self.text:
+            raise ValueError(f"row {self.id!r} is textless, but its text is {self.text!r}; it must be one or the other")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
-"""Random changes to pairs of training images: one movement for both, other light and blur for the low resolution alone.
+"""Random changes to pairs of training images: one movement for both, other light and blur for the poorer half alone.
 
 Strengths are those of :class:`orchestrator.plan.Augment`, in pixels of the low resolution; ``invert`` swaps black and
-white in both. Nothing is ever mirrored.
+white in both. Nothing is ever mirrored. Plates stand on a background that shows where they moved away; lines fill their
+valid columns, and their own edges are repeated there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.batch import BLACK
 from orchestrator.augment import blurred, noise_fields, uniforms
 from orchestrator.plan import Augment
 
@@ -33,7 +35,7 @@ def augmented_pair(
         return image, target
     u = torch.from_numpy(uniforms(samples, epoch=epoch, seed=seed)).to(image.device)
     colour = (image.new_tensor(pad) / 127.5 - 1)[:, None, None]
-    back = _way_back(boxes, plan, 2 * u - 1, height=image.shape[2], width=image.shape[3])
+    back = _way_back(boxes, plan, 2 * u - 1, height=image.shape[2], width=image.shape[3], room=image.shape[3])
     low, inside = _moved(image, _mask(boxes, image, 1), colour, back)
     high, inside_high = _moved(target, _mask(boxes, target, target.shape[2] // image.shape[2]), colour, back)
     low = low + inside * (_other_light(low, plan, u) - low)
@@ -41,16 +43,61 @@ def augmented_pair(
     return (low - flip * inside * low).clamp(-1, 1), (high - flip * inside_high * high).clamp(-1, 1)
 
 
-def _way_back(boxes: Tensor, plan: Augment, either: Tensor, *, height: int, width: int) -> Tensor:
+def augmented_line_pair(
+    image: Tensor, target: Tensor, widths: Tensor, plan: Augment, *, samples: Sequence[int], epoch: int, seed: int
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Changed degraded and clean lines, still in exact register; each keeps its valid columns, black past them.
+
+    What comes in from outside is the line's own edge. Stretching only narrows, as letters must not be pushed out.
+
+    Args:
+        image: ``(B, C, H, W)`` in ``[-1, 1]``, black past ``widths``.
+        target: ``(B, C, s * H, s * W)`` likewise, black past ``s * widths``.
+        widths: ``(B,)`` valid columns of ``image``.
+    """
+    if plan == Augment():
+        return image, target
+    u = torch.from_numpy(uniforms(samples, epoch=epoch, seed=seed)).to(image.device)
+    height, width = image.shape[2:]
+    columns = widths.to(image.dtype)
+    boxes = torch.stack([0 * columns, 0 * columns, 0 * columns + height, columns], dim=1)
+    back = _way_back(boxes, plan, 2 * u - 1, height=height, width=width, room=columns)
+    light = _other_light(_moved_within(image, columns, back), plan, u)
+    flip = 1 - 2.0 * (u[:, 9] < plan.invert)[:, None, None, None]
+    times = target.shape[3] // width
+    clean = _moved_within(target, times * columns, back)
+    return _cleared(flip * light, widths), _cleared(flip * clean, times * widths)
+
+
+def _moved_within(image: Tensor, columns: Tensor, back: Tensor) -> Tensor:
+    """The image as ``back`` shows it, with the nearest of its first ``columns`` from outside and to their right."""
+    batch, _, height, width = image.shape
+    grid = F.affine_grid(back, [batch, 1, height, width], align_corners=False)  # (B, H, W, 2)
+    last = ((2 * columns - 1) / width - 1)[:, None, None]  # the middle of the last valid column
+    across = torch.minimum(grid[..., 0].clamp(min=1 / width - 1), last)
+    return F.grid_sample(
+        image, torch.stack([across, grid[..., 1]], dim=3), padding_mode="border", align_corners=False
+    )  # fmt: skip
+
+
+def _cleared(image: Tensor, widths: Tensor) -> Tensor:
+    inside = torch.arange(image.shape[3], device=image.device) < widths[:, None, None, None]
+    return torch.where(inside, image.clamp(-1, 1), BLACK)
+
+
+def _way_back(
+    boxes: Tensor, plan: Augment, either: Tensor, *, height: int, width: int, room: int | Tensor
+) -> Tensor:  # fmt: skip
     """``(B, 2, 3)`` from a place in the changed image to the place it shows, both in ``[-1, 1]`` from edge to edge.
 
-    Rotation, shear and stretch are about the middle of the picture; stretching stops at the edge of the image. Edges,
-    not the middles of pixels, are -1 and 1, so that one matrix holds at every resolution.
+    Rotation, shear and stretch are about the middle of the picture; stretching stops at the edge of the image, or
+    where ``room`` columns end. Edges, not the middles of pixels, are -1 and 1, so that one matrix holds at every
+    resolution.
     """
     angle = either[:, 1] * math.radians(plan.rotate)
     cos, sin = torch.cos(angle), torch.sin(angle)
     top, left, rows, columns = boxes.unbind(1)
-    wide = torch.minimum(1 + plan.stretch * either[:, 0], width / columns)
+    wide = torch.minimum(1 + plan.stretch * either[:, 0], room / columns)
     tall = torch.minimum(1 + plan.stretch * either[:, 3], height / rows)
     shear = either[:, 2] * plan.shear
     along = torch.stack([cos / wide, (shear - sin) / tall], dim=1)  # (B, 2): what x and y, in pixels, add to x

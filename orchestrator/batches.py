@@ -13,7 +13,7 @@ import torch
 from models.batch import Batch, Pair
 from models.text import Alphabet, Frames
 from orchestrator.augment import augmented
-from orchestrator.augment_pairs import augmented_pair
+from orchestrator.augment_pairs import augmented_line_pair, augmented_pair
 from orchestrator.labels import Labels
 from orchestrator.order import Step, bucket_widths, draws_per_epoch, epoch_samples, of_rank, steps_of
 from orchestrator.plan import Augment, Stage
@@ -31,7 +31,7 @@ class Samples:
     Attributes:
         sizes: how many samples each source gives.
         widths: ``(n,)`` int32 valid columns of each sample.
-        scale: how many times higher and wider the high resolution of pairs is; 0 for single images.
+        scale: how many times higher and wider the target of pairs is; 0 for single images.
     """
 
     def __init__(self, parts: Sequence[tuple[Shards, np.ndarray]], alphabet: Alphabet, frames: Frames) -> None:
@@ -45,6 +45,11 @@ class Samples:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def height(self) -> int:
+        """Of every image, in pixels."""
+        return int(self._parts[0][0].manifest.image["height"])
+
     def located(self, sample: int) -> tuple[Shards, int]:
         """The source of a sample and its row there."""
         part = int(np.searchsorted(self._starts, sample, side="right")) - 1
@@ -54,6 +59,11 @@ class Samples:
     def text(self, sample: int) -> str:
         shards, row = self.located(sample)
         return shards.texts[row]
+
+    def group(self, sample: int) -> str:
+        """What a sample has in common with others of its source: its page, writer, track ..."""
+        shards, row = self.located(sample)
+        return shards.groups[row]
 
     def words(self, sample: int, key: str) -> list[str]:
         """The words that came with a sample under ``key``, none when its source has none."""
@@ -70,9 +80,13 @@ class Samples:
         found = self._gathered(samples, lambda shards, rows: shards.gather(rows, width))
         return found if found is not None else np.zeros((0, 0, width, 1), np.uint8)
 
-    def targets(self, samples: np.ndarray) -> np.ndarray:
-        """``(n, scale * H, scale * W, 3)`` uint8 high resolutions. Raises ``ValueError`` where one has none."""
-        found = self._gathered(samples, lambda shards, rows: shards.gather_targets(rows))
+    def targets(self, samples: np.ndarray, width: int | None = None) -> np.ndarray:
+        """``(n, scale * H, scale * width, C)`` uint8, zero past each target. Raises ``ValueError`` where one has none.
+
+        Args:
+            width: of the images, valid or not; all must be equally wide when it is omitted.
+        """
+        found = self._gathered(samples, lambda shards, rows: shards.gather_targets(rows, width))
         return found if found is not None else np.zeros((0, 0, 0, 3), np.uint8)
 
     def boxes(self, samples: np.ndarray) -> np.ndarray:
@@ -106,6 +120,11 @@ class Samples:
         return (self.labels.lengths > 0) & (self.labels.needed <= frames)
 
     @cached_property
+    def textless(self) -> np.ndarray:
+        """``(n,)`` whether a sample has no text at all: it can be restored and compared, but not read."""
+        return np.concatenate([shards.textless[rows] for shards, rows in self._parts])
+
+    @cached_property
     def blind(self) -> np.ndarray:
         """``(n,)`` whether a pair lacks its high resolution: it can be restored and read, but not compared."""
         if not self.scale:
@@ -114,18 +133,18 @@ class Samples:
 
     @property
     def multiple(self) -> int:
-        """Batches are as wide as a multiple of this: pairs all have one width, and their target a multiple of it."""
-        return 1 if self.scale else 4
+        """Batches are as wide as a multiple of this; plates all have one width."""
+        return 1 if self.scale > 1 else 4
 
     @cached_property
     def pad(self) -> tuple[int, ...]:
-        """Red, green and blue of what lies around the picture of a pair."""
-        return tuple(self._parts[0][0].manifest.image["pad"])
+        """Red, green and blue of what lies around the picture of a pair; nothing where it fills its array."""
+        return tuple(self._parts[0][0].manifest.image.get("pad", ()))
 
     def collated(self, step: Step) -> Collated:
         """The samples of ``step`` as arrays; NumPy alone, so that a thread can make it beside a training step.
 
-        Pairs all of which have their high resolution bring it.
+        Pairs all of which have their target bring it. Where no sample has a text there are tokens of no column.
         """
         paired = bool(self.scale) and not self.blind[step.samples].any()
         needed = self.labels.needed[step.samples].astype(np.int64)
@@ -133,11 +152,11 @@ class Samples:
             pixels=self.pixels(step.samples, step.width),
             widths=self.widths[step.samples].astype(np.int64),
             least=(needed - self._frames.offset) * self._frames.stride,
-            tokens=self.labels.tokens(step.samples),
+            tokens=self.labels.tokens(step.samples)[:, : 0 if self.textless[step.samples].all() else None],
             lengths=self.labels.lengths[step.samples].astype(np.int64),
             counted=self.counted[step.samples],
             ids=tuple(step.samples.tolist()),
-            high=High(self.targets(step.samples), self.boxes(step.samples), self.pad) if paired else None,
+            high=High(self.targets(step.samples, step.width), self.boxes(step.samples), self.pad) if paired else None,
         )
 
     def batch(self, step: Step, *, device: torch.device) -> Batch:
@@ -147,12 +166,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class High:
-    """The high resolution of a batch of pairs.
+    """The targets of a batch of pairs.
 
     Attributes:
-        pixels: ``(B, scale * H, scale * W, 3)`` uint8.
-        boxes: ``(B, 4)`` int16 top, left, height and width of each picture within the low resolution.
-        pad: red, green and blue of what lies around it.
+        pixels: ``(B, scale * H, scale * W, C)`` uint8.
+        boxes: ``(B, 4)`` int16 top, left, height and width of each picture within the image.
+        pad: red, green and blue of what lies around it; empty where pictures fill the valid columns.
     """
 
     pixels: np.ndarray
@@ -166,7 +185,7 @@ class Collated:
 
     Attributes:
         pixels: ``(B, H, W, C)`` uint8, zero past ``widths``.
-        high: of pairs that all have their high resolution.
+        high: of pairs that all have their target.
     """
 
     pixels: np.ndarray
@@ -200,7 +219,10 @@ def on_device(
             image=image.contiguous(memory_format=torch.channels_last), widths=widths, ids=collated.ids, **labels
         )  # fmt: skip
     target = pictures(collated.high.pixels)
-    if augment is not None:
+    if augment is not None and not collated.high.pad:
+        drawn = {"samples": collated.ids, "epoch": epoch, "seed": seed}
+        image, target = augmented_line_pair(image, target, widths, augment, **drawn)  # type: ignore[arg-type]
+    elif augment is not None:
         image, target = augmented_pair(
             image, target, moved(collated.high.boxes).float(), augment,
             pad=collated.high.pad, samples=collated.ids, epoch=epoch, seed=seed,
@@ -283,10 +305,10 @@ def chosen_buckets(samples: Samples) -> tuple[int, ...]:
 
 
 def in_order(samples: Samples, *, batch_size: int, ranks: Ranks) -> Iterator[Step]:
-    """This rank's share of all samples, once each, in steps of like widths; pairs without high resolution apart."""
+    """This rank's share of all samples, once each, in steps of like widths; apart what lacks a target or a text."""
     by_width = np.argsort(samples.widths, kind="stable")[ranks.rank :: ranks.count]
-    blind = samples.blind[by_width]
-    for alike in (by_width[~blind], by_width[blind]):
+    blind, textless = samples.blind[by_width], samples.textless[by_width]
+    for alike in (by_width[~blind & ~textless], by_width[blind], by_width[~blind & textless]):
         for start in range(0, len(alike), batch_size):
             chunk = alike[start : start + batch_size]
             widest = int(samples.widths[chunk].max())

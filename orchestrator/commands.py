@@ -195,6 +195,7 @@ def evaluate(
     as_json: bool,
 ) -> int:  # fmt: skip
     """Measure a recorded stage on a split of each source; print it, and keep it in the stage's folder."""
+    from orchestrator import evaluate_documents as documents
     from orchestrator.batches import samples_of
     from orchestrator.evaluate_plates import BEAM, layouts_of, score_plates, table
     from orchestrator.files import write_json
@@ -208,19 +209,22 @@ def evaluate(
     folder = recorded(recipe, stage, store, {name: each.manifest.content for name, each in opened.items()})
     reader = open_reader(folder, Machine.of(execution, Ranks()))
     if reader.restores and lexicons:
-        raise PlanError(f"recipe {recipe.name!r} restores plates, which come without words; leave out --lexicons")
+        raise PlanError(f"recipe {recipe.name!r} restores images, which come without words; leave out --lexicons")
     for name in sources:
         samples = samples_of(opened, {name: split}, reader.alphabet, reader.frames)
         if reader.restores and not len(samples):
             print(f"{name}/{split} holds no images", file=sys.stderr)
             continue
-        if reader.restores:
+        shown = table
+        if getattr(reader.task, "measures", "") == "documents":
+            metrics, shown = documents.score_documents(reader, samples), documents.table
+        elif reader.restores:
             metrics = score_plates(reader, samples, layouts_of(recipe.sources[name]), beam=beam or BEAM)
         else:
             metrics = score(reader, samples, lexicons=lexicons, beam=beam)
         write_json(folder / f"evaluation-{name}-{split}.json", metrics)
         if reader.restores and not as_json:
-            print("\n".join([f"{folder.name} on {name}/{split}", *table(metrics)]))
+            print("\n".join([f"{folder.name} on {name}/{split}", *shown(metrics)]))
         else:
             _print_scores(folder.name, name, split, metrics, as_json=as_json)
     return DONE
@@ -228,9 +232,10 @@ def evaluate(
 
 def predict(
     images: Sequence[Path], place: Path, execution: Execution, *,
-    as_json: bool, to: Path | None = None, tracks: bool = False,
+    as_json: bool, to: Path | None = None, tracks: bool = False, pages: bool = False, flip_vote: bool = False,
 ) -> int:  # fmt: skip
     """Read image files and those in folders, each with how sure it is; a restoring recipe writes pictures, too."""
+    from datasets.line_image import LineSpec
     from orchestrator.pictures import pictures_in
     from orchestrator.pipeline import Machine
     from orchestrator.predict import RESULTS, read_pictures, restore_pictures, say_passed
@@ -243,6 +248,8 @@ def predict(
             f"recipe {reader.recipe.name!r} only reads: it writes no pictures and lets no tracks vote; leave out --to "
             "and --tracks"
         )
+    if (pages or flip_vote) and not isinstance(reader.recipe.image, LineSpec):
+        raise PlanError(f"recipe {reader.recipe.name!r} restores no pages; leave out --pages and --flip-vote")
     to = to or Path(RESTORED)
     pictures = pictures_in(images, tracks=tracks, leave=to)
     say_passed(pictures.passed)
@@ -251,7 +258,7 @@ def predict(
         raise PlanError(f"no image in {places}: none of {len(pictures.passed)} files is one to read")
     if not reader.restores:
         return FAILED if read_pictures(reader, pictures, as_json=as_json).failed else DONE
-    done = restore_pictures(reader, pictures, to, as_json=as_json)
+    done = restore_pictures(reader, pictures, to, as_json=as_json, pages=pages, flip_vote=flip_vote)
     print(f"{done.read} restored and read, {done.failed} unreadable: {to / RESULTS}", file=sys.stderr)
     return FAILED if done.failed else DONE
 

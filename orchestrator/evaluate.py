@@ -18,6 +18,8 @@ from models.metrics.collapse import frame_counts, shares
 from models.metrics.text import TextScores, protocols_of, text_scores
 from models.text import Alphabet
 from orchestrator.batches import Samples, in_order
+from orchestrator.evaluate_lines import line_metrics
+from orchestrator.evaluate_pages import page_metrics
 from orchestrator.evaluate_restored import restored_metrics
 from orchestrator.plan import Term
 from orchestrator.ranks import Ranks
@@ -47,20 +49,24 @@ def evaluate(
     ``SET/blank_share`` of valid frames are blank, ``SET/entropy`` is that of a frame's posterior as a share of the most
     it can be, and ``SET/distinct`` different readings there are per word.
 
-    A task whose ``measures`` are ``"restoration"`` is measured by :func:`restored_metrics` instead, which wants the
-    stage's ``terms``.
+    A task whose ``measures`` are ``"restoration"`` is measured by :func:`restored_metrics` instead, one whose are
+    ``"documents"`` by :func:`line_metrics`, or :func:`page_metrics` where a set has no text; these want the stage's
+    ``terms``.
     """
     metrics: dict[str, float] = {}
+    how: Any = {"device": device, "autocast": autocast, "ranks": ranks}
     for name, samples in sets.items():
-        if getattr(task, "measures", "reading") == "restoration":
-            restored = restored_metrics(
-                task, samples, alphabet, terms=terms, device=device, autocast=autocast, ranks=ranks
-            )  # fmt: skip
-            metrics |= {f"{name}/{metric}": value for metric, value in restored.items()} | {f"{name}/n": len(samples)}
-            continue
-        found = _sums(task, samples, alphabet, device=device, autocast=autocast, ranks=ranks)
-        values = found.scores.values() | found.shares() | {"n": float(len(samples))}
-        metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
+        kind = getattr(task, "measures", "reading")
+        if kind == "restoration":
+            values = restored_metrics(task, samples, alphabet, terms=terms, **how)
+        elif kind == "documents" and samples.textless.all():
+            values = page_metrics(task, samples, terms=terms, **how)
+        elif kind == "documents":
+            values = line_metrics(task, samples, alphabet, terms=terms, **how)
+        else:
+            found = _sums(task, samples, alphabet, **how)
+            values = found.scores.values() | found.shares()
+        metrics |= {f"{name}/{metric}": value for metric, value in (values | {"n": float(len(samples))}).items()}
     return metrics
 
 

@@ -40,7 +40,8 @@ class Measured:
         frames: what was read, by track and number: ``""`` in the restored images, ``"_bicubic"`` and ``"_target"``;
             the same with ``"_monitor"`` after it by the second recogniser, and with the names of further decodings.
         means: total and count of terms and image metrics, over the pairs that have a target.
-        shares: ``blank_share``, ``entropy`` and ``distinct`` of what is read in the restored images.
+        shares: ``blank_share``, ``entropy`` and ``distinct`` of what is read in the restored images, and with
+            ``_target`` in the targets.
         pairs: how many have a target; the others are read and not compared.
     """
 
@@ -75,7 +76,7 @@ def restored_metrics(
     Symbols that a plate's labels do not tell apart count as equal.
 
     Three say whether readings collapse: ``blank_share`` of the frames, their ``entropy`` as a share of the most it can
-    be, and ``distinct`` readings for each plate that there is, at most 1.
+    be, and ``distinct`` readings for each plate that there is, at most 1; with ``_target`` after them, of targets.
 
     Pairs without a target are restored and read; ``n_compared`` says how many have one where some have not. Where none
     has, nothing is compared and there is no loss.
@@ -104,7 +105,7 @@ def measured(
     task.eval()
     names = [*(f"loss_{term}" for term in terms), "psnr", "ssim", "psnr_bicubic", "ssim_bicubic"]
     means = {name: torch.zeros(2, dtype=torch.float64, device=device) for name in names}
-    counts = torch.zeros(3, dtype=torch.float64, device=device)  # frames, blank, nats
+    counts = torch.zeros(2, 3, dtype=torch.float64, device=device)  # restored, target; frames, blank, nats
     own: dict[str, list[Frame]] = defaultdict(list)
     for step in in_order(samples, batch_size=BATCH_SIZE, ranks=ranks):
         batch = samples.batch(step, device=device)
@@ -116,7 +117,8 @@ def measured(
             bicubic = Restored(image=floor, read=reads["_bicubic"], clean=out.clean)
             for name, mean in _compared(batch, out, bicubic, terms).items():
                 means[name] += torch.stack([mean.total.double(), mean.count.double()])
-        counts += frame_counts(reads[""])
+        for kind, count in zip(("", "_target"), counts, strict=True):
+            count += frame_counts(reads[kind]) if kind in reads else 0
         extras = [samples.extras(sample) for sample in batch.ids]
         decoders = {"": _greedy(alphabet), **decodes}
         for name, read in reads.items():
@@ -125,15 +127,22 @@ def measured(
                     own[name + kind] += _frames(batch, decode(read, extras), extras, samples, alphabet)
     frames = _together(ranks.gather(dict(own)))
     sums = ranks.sum(torch.stack(list(means.values()))).tolist()
-    spoken, blank, nats = ranks.sum(counts).tolist()
-    texts, labels = ({getattr(frame, of) for frame in frames.get("", [])} for of in ("text", "label"))
+    spoken = dict(zip(("", "_target"), ranks.sum(counts).tolist(), strict=True))
     pairs = len(samples) - int(samples.blind.sum())
     return Measured(
         frames=frames, pairs=pairs,
         means={name: (total, round(count)) for name, (total, count) in zip(means, sums, strict=True) if pairs},
-        shares={**shares(spoken, blank, nats, classes=alphabet.classes),
-                "distinct": min(1.0, len(texts) / max(len(labels), 1))},
+        shares={
+            f"{name}{kind}": share for kind, count in spoken.items() if kind in frames or not kind
+            for name, share in _collapse(frames.get(kind, []), count, alphabet).items()
+        },
     )  # fmt: skip
+
+
+def _collapse(frames: Sequence[Frame], counts: Sequence[float], alphabet: Alphabet) -> dict[str, float]:
+    texts, labels = ({getattr(frame, of) for frame in frames} for of in ("text", "label"))
+    distinct = min(1.0, len(texts) / max(len(labels), 1))
+    return {**shares(*counts, classes=alphabet.classes), "distinct": distinct}
 
 
 def _reads(task: Any, batch: Batch, out: Restored, floor: Tensor) -> dict[str, Read]:

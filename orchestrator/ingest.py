@@ -24,14 +24,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasets.image import ImageSpec
-from datasets.pair_image import PairSpec
 from datasets.row import Reject, Row, Source, SourceError
 from models.text import Alphabet, Frames
 from orchestrator.cluster import start_ray
 from orchestrator.files import sha256_of
 from orchestrator.identity import digest, plain
 from orchestrator.manifest import SCHEMA_VERSION, Manifest, ShardError, ShardFile, is_current, put, stamp_of
-from orchestrator.prepare import IngestError, Preparation, ShardSpec, make_shard
+from orchestrator.prepare import IngestError, Pairs, Preparation, ShardSpec, make_shard
 from orchestrator.shards import read_shard
 
 REJECTS = "rejects.jsonl"
@@ -43,7 +42,7 @@ def ingest(
     root: Path | None,
     *,
     name: str,
-    image: ImageSpec | PairSpec,
+    image: ImageSpec | Pairs,
     alphabet: Alphabet,
     frames: Frames,
     store: Path,
@@ -212,7 +211,7 @@ def counted(
         schema=SCHEMA_VERSION,
         name=how.name,
         source=source,
-        image=plain(how.image),
+        image=described(how.image),
         image_sha256=how.image.sha256,
         alphabet=plain(how.alphabet),
         alphabet_sha256=how.alphabet.sha256,
@@ -229,6 +228,11 @@ def counted(
         content=hashlib.sha256(b"".join(rows["digest"].to_pylist())).hexdigest(),
         stamp=stamp,
     )
+
+
+def described(image: ImageSpec | Pairs) -> dict[str, object]:
+    """A spec of images as plain data, with what its class says of all of them: how larger a target is, and channels."""
+    return plain(image) | {name: getattr(image, name) for name in ("scale", "channels") if hasattr(image, name)}
 
 
 def _refuse_without_train(name: str, counts: Mapping[str, int], reasons: Mapping[str, int]) -> None:

@@ -67,14 +67,15 @@ class Manifest:
         schema: version of the layout.
         name: the source's name in the recipe.
         source: the source's settings, as plain data.
-        image: the ImageSpec or PairSpec, as plain data; ``image_sha256`` is its identity.
+        image: the spec of images, as plain data, and ``channels``; of pairs also ``scale``. Its identity is
+            ``image_sha256``.
         alphabet: the Alphabet, as plain data; ``alphabet_sha256`` is its identity.
         frames: the Frames that feasibility was judged by, as plain data.
         counts: split -> rows, those with a flaw included.
         rejects: reason -> rows that are in no split; each is named in ``rejects.jsonl``.
         flaws: split -> reason -> rows kept although their label cannot be trained on.
         missing_symbols: symbol -> labels (rejected or flawed) that need it and found it lacking in the alphabet.
-        squeezed: rows narrowed to the ImageSpec's ``max_width``.
+        squeezed: rows narrowed to the spec's ``max_width``.
         widths: split -> width in pixels -> rows.
         characters: split -> symbol -> occurrences in the normalised labels.
         shards: in the order of the rows.
@@ -190,7 +191,7 @@ def summary(manifest: Manifest) -> str:
         kept = f"  ({_listed(flawed)}: kept, count as errors)" if flawed else ""
         lines.append(f"  {split:8}{rows:>9}{kept}")
     lines.append(f"  {'rejected':8}{sum(manifest.rejects.values()):>9}  {_listed(manifest.rejects)}".rstrip())
-    if "max_width" in manifest.image:  # pairs are never squeezed
+    if "max_width" in manifest.image:  # plates are never squeezed
         lines.append(f"  {'squeezed':8}{manifest.squeezed:>9}  wider than {manifest.image['max_width']} columns")
     if manifest.missing_symbols:
         lines.append(f"  symbols the alphabet lacks: {_listed(manifest.missing_symbols)}")

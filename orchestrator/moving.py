@@ -102,9 +102,9 @@ def told_of(stage: Stage, now: Stage, trainee: Trainee) -> dict[str, float]:
         f"weight/{name}": now.terms[name].weight for name, term in stage.terms.items() if term.ramp or name in moved
     }
     if stage.balance and trainee.progress.balance:
-        known = Balanced.of(trainee.progress.balance, stage.balance)
-        line |= {"balance/updates": float(known.updates), "balance/movement": known.movement}
-        line |= {f"balance/share/{name}": share for name, share in shares_of(known).items()}
+        balanced = Balanced.of(trainee.progress.balance, stage.balance)
+        line |= {"balance/updates": float(balanced.updates), "balance/movement": balanced.movement}
+        line |= {f"balance/share/{name}": share for name, share in shares_of(balanced).items()}
     if stage.weigh is not None:
         for name in stage.weigh.terms:
             weights = getattr(now.terms[name].loss, "weights", ()) or (1.0,)

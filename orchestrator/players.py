@@ -72,7 +72,7 @@ def groups_of(players: Sequence[Player]) -> list[dict[str, Any]]:
         apart = [part for part in player.learn if number or part in player.optim.factors]
         for part in ("", *apart):
             own = [p for name, p in player.parameters.items() if _group_of(name, apart) == part]
-            told = {"part": part, "factor": player.factors[part]} if part else {"factor": 1.0}
+            told: dict[str, Any] = {"part": part, "factor": player.factors[part]} if part else {"factor": 1.0}
             told["betas"] = (player.optim.betas[0], player.optim.betas[1])
             decay = player.optim.weight_decay
             groups.append({"params": [p for p in own if p.ndim > 1], "weight_decay": decay, **told})

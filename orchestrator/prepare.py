@@ -1,4 +1,4 @@
-"""One shard from a source's rows: decode, fit to the ImageSpec or PairSpec, judge the label. Runs in every worker."""
+"""One shard from a source's rows: decode, fit to the recipe's spec of images, judge the label. Runs in every worker."""
 
 from __future__ import annotations
 
@@ -17,23 +17,32 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+import datasets.clean_line
 import datasets.degrade
 import datasets.degrade_ops
 import datasets.degraded
 import datasets.image
+import datasets.line_image
 import datasets.pair_image
+import datasets.paper_light
+import datasets.paper_ops
 import datasets.rectify
 import datasets.ssim
+import datasets.worn_line
+import datasets.worn_paper
 import models.text
 import orchestrator.shards
 from datasets.degraded import Told
 from datasets.image import ImageSpec
+from datasets.line_image import LineSpec
 from datasets.pair_image import Box, PairSpec
 from datasets.row import BadImage, ImageRef, Reject, Row
 from models.text import Alphabet, Frames, frames_needed
 from orchestrator.identity import digest, plain
 from orchestrator.manifest import SCHEMA_VERSION, ShardFile, put
 from orchestrator.shards import Facts, Marks, encode_shard, row_digest
+
+Pairs = PairSpec | LineSpec  # specs of two pictures of one thing: what is there, and what it is to become
 
 
 class IngestError(RuntimeError):
@@ -45,7 +54,7 @@ class Preparation:
     """What turns a source's row into a stored row."""
 
     name: str
-    image: ImageSpec | PairSpec
+    image: ImageSpec | Pairs
     alphabet: Alphabet
     frames: Frames
 
@@ -61,7 +70,7 @@ class Preparation:
 
     def read_width(self, width: int) -> int:
         """Columns that the recogniser sees of an image of ``width``: it reads a pair in high resolution."""
-        return width * self.image.scale if isinstance(self.image, PairSpec) else width
+        return width * self.image.scale if isinstance(self.image, Pairs) else width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +84,14 @@ class ShardSpec:
     @classmethod
     def of(cls, rows: list[Row], how: Preparation) -> ShardSpec:
         """The shard of ``rows``; its key changes with any setting, label, image's stamp, and with the code itself."""
-        pairs = isinstance(how.image, PairSpec)
+        pairs = isinstance(how.image, Pairs)
         words = [
             [row.id, row.text, row.split, row.group, extras_of(row.extras, row.id, how), *_stamps(row, pairs)]
+            + (["textless"] if row.textless else [])
             for row in rows
         ]
-        return cls(key=digest([SCHEMA_VERSION, _code(pairs), how.marks, words]), how=how, rows=tuple(rows))
+        key = digest([SCHEMA_VERSION, _code(isinstance(how.image, LineSpec), pairs), how.marks, words])
+        return cls(key=key, how=how, rows=tuple(rows))
 
     @property
     def file(self) -> str:
@@ -110,13 +121,17 @@ def make_row(row: Row, how: Preparation) -> dict[str, Any] | Reject:
     """The stored row (and ``squeezed``), or why there is none.
 
     A label that CTC cannot be trained on is rejected in train; elsewhere it is kept as a flaw and counts as an error.
-    A pair without its high resolution can only be restored and read: it is rejected everywhere but in test.
+    A pair without its high resolution can only be restored and read: it is rejected everywhere but in test. A row
+    without text is kept where its source says that there is none, and is no use without a target.
     """
     text = how.alphabet.normalize(row.text)
-    if not text:
+    if row.textless and (row.target is None or not isinstance(how.image, Pairs)):
+        return Reject(id=row.id, reason="nothing_to_learn", detail="it has neither a text nor a target")
+    if not text and not row.textless:
         return Reject(id=row.id, reason="unlabelled", detail=f"the label is {row.text!r}")
-    if isinstance(how.image, PairSpec) and row.target is None and row.split != "test":
-        return Reject(id=row.id, reason="no_target", detail=f"split {row.split!r} needs its high resolution, too")
+    if isinstance(how.image, Pairs) and row.target is None and row.split != "test":
+        lacking = "high resolution" if isinstance(how.image, PairSpec) else "clean line"
+        return Reject(id=row.id, reason="no_target", detail=f"split {row.split!r} needs its {lacking}, too")
     try:
         fitted = fit(row, how.image)
     except BadImage as error:
@@ -149,10 +164,10 @@ class Fitted:
 
     Attributes:
         pixels: ``(height, width)`` or ``(height, width, 3)`` uint8; of a pair the low resolution.
-        target: ``(scale * height, scale * width, 3)`` uint8 high resolution of a pair that has one.
+        target: what a pair that has both is to become: ``scale`` times as high and wide, with as many channels.
         box: where in ``pixels`` the picture lies.
         told: what the image says of itself, for the row's extras.
-        squeezed: whether it was narrowed to the ImageSpec's ``max_width``.
+        squeezed: whether it was narrowed to the spec's ``max_width``.
     """
 
     pixels: np.ndarray
@@ -162,16 +177,16 @@ class Fitted:
     squeezed: bool = False
 
 
-def fit(row: Row, image: ImageSpec | PairSpec) -> Fitted:
+def fit(row: Row, image: ImageSpec | Pairs) -> Fitted:
     """The pictures of ``row`` as ``image`` wants them. Raises :class:`BadImage`, ``TypeError`` for what is none."""
     original, told = loaded(row.image)
     height, width = original.shape[:2]
-    if isinstance(image, PairSpec):
+    squeezed = not isinstance(image, PairSpec) and image.natural_width(height, width) > image.max_width
+    if isinstance(image, Pairs):
         target = loaded(row.target)[0] if row.target is not None else None
         low, high = image.prepare(original, target)
-        return Fitted(pixels=low, target=high, box=image.box(height, width), told=told)
+        return Fitted(pixels=low, target=high, box=image.box(height, width), told=told, squeezed=squeezed)
     pixels = image.prepare(original)
-    squeezed = image.natural_width(height, width) > image.max_width
     return Fitted(pixels=pixels, box=(0, 0, *pixels.shape[:2]), told=told, squeezed=squeezed)
 
 
@@ -213,10 +228,13 @@ def _stamps(row: Row, pairs: bool) -> list[str]:
 
 
 @cache
-def _code(pairs: bool) -> str:
+def _code(lines: bool, pairs: bool) -> str:
     """Changes with what turns a row into bytes: a repaired decoder must not find its old shards and call them sound."""
     modules = [datasets.image, models.text, orchestrator.shards, sys.modules[__name__]]
-    if pairs:
+    if lines:
+        modules += [datasets.line_image, datasets.clean_line, datasets.paper_light, datasets.paper_ops]
+        modules += [datasets.worn_line, datasets.worn_paper]
+    elif pairs:
         modules += [datasets.pair_image, datasets.rectify, datasets.degraded, datasets.degrade, datasets.degrade_ops]
         modules += [datasets.ssim]
     return digest([*map(inspect.getsource, modules), cv2.__version__, pa.__version__])

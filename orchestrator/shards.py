@@ -1,8 +1,8 @@
 """Shards: Arrow files of pre-decoded pixels and labels, mapped into memory and read by row number.
 
 A shard holds at most 4096 rows per record batch. ``pixels`` are uint8, row-major, ``height x width`` or
-``height x width x channels``, without padding. Of a pair, ``pixels`` are the low resolution and ``target`` the high
-one, ``scale`` times as high and wide.
+``height x width x channels``, without padding. ``target`` is what the ``pixels`` of a pair are to become, ``scale``
+times as high and wide. A row whose ``text`` is empty has none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BATCH_ROWS = 4096
 COLUMNS = pa.schema(
     [
         pa.field("pixels", pa.large_binary(), nullable=False),
-        pa.field("target", pa.large_binary(), nullable=False),  # empty for what is no pair, or has no high resolution
+        pa.field("target", pa.large_binary(), nullable=False),  # empty for what is no pair, or has only one half
         pa.field("width", pa.int32(), nullable=False),  # in pixels; all of them valid, none padding
         pa.field("box", pa.list_(pa.int16(), 4), nullable=False),  # of the picture in pixels: top, left, height, width
         pa.field("text", pa.string(), nullable=False),  # normalised by the alphabet
@@ -58,7 +58,7 @@ class Facts(TypedDict):
     """What a shard's schema says besides its rows, as JSON.
 
     Attributes:
-        squeezed: rows narrowed to the ImageSpec's ``max_width``.
+        squeezed: rows narrowed to the spec's ``max_width``.
         missing: symbol -> labels, kept or rejected, that need it and found it lacking in the alphabet.
         rejects: ``id``, ``reason`` and ``detail`` of the rows that are not here.
     """
@@ -120,7 +120,7 @@ class Shards:
         manifest: what they hold.
         scale: how many times higher and wider targets are; 0 where rows are single images.
         widths: ``(size,)`` int32 columns of each image.
-        has_target: ``(size,)`` whether there is a high resolution.
+        has_target: ``(size,)`` whether there is a target.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, tables: Sequence[pa.Table]) -> None:
@@ -128,7 +128,7 @@ class Shards:
         self.manifest = manifest
         self._height = int(manifest.image["height"])
         self.scale = int(manifest.image.get("scale", 0))
-        self._channels = 3 if self.scale else int(manifest.image["channels"])
+        self._channels = int(manifest.image.get("channels", 3))  # pairs of colour had no other once, and did not say so
         self._table = pa.concat_tables(tables) if tables else COLUMNS.empty_table()
         self._low, self._high = (Mapped(self._table.column(name)) for name in ("pixels", "target"))
         self.widths = self._table.column("width").to_numpy()
@@ -138,7 +138,7 @@ class Shards:
             raise ShardError(
                 f"{folder}: pixels do not fit {self._height} rows x width x {self._channels} channels; ingest again"
             )
-        if not np.array_equal(self._high.sizes, np.where(self.has_target, sizes * self.scale**2, 0)):
+        if not np.array_equal(self._high.sizes, self.has_target * sizes * self.scale**2):
             raise ShardError(f"{folder}: targets are not {self.scale} times as high and wide as pixels; ingest again")
 
     @classmethod
@@ -180,16 +180,16 @@ class Shards:
 
     def pixels(self, i: int) -> np.ndarray:
         """``(height, width)`` or ``(height, width, channels)`` uint8 of row ``i``: a read-only view of the file."""
-        self._check(np.array([i]))
+        self._check([i])
         shape = (self._height, int(self.widths[i]), self._channels)[: 2 if self._channels == 1 else 3]
         return self._low.row(i).reshape(shape)
 
     def target(self, i: int) -> np.ndarray | None:
-        """``(scale * height, scale * width, 3)`` uint8 of row ``i``: a read-only view of the file; none without."""
-        self._check(np.array([i]))
-        if not self.has_target[i]:
+        """What row ``i`` is to become, ``scale`` times as large as :meth:`pixels`: a view of the file; none without."""
+        if not self.has_target[self._check([i])[0]]:
             return None
-        return self._high.row(i).reshape(self.scale * self._height, self.scale * int(self.widths[i]), 3)
+        shape = (self.scale * self._height, self.scale * int(self.widths[i]), self._channels)
+        return self._high.row(i).reshape(shape[: 2 if self._channels == 1 else 3])
 
     def gather(self, indices: np.ndarray | Sequence[int], width: int) -> np.ndarray:
         """``(len(indices), height, width, channels)`` uint8, zero to the right of each image.
@@ -209,8 +209,11 @@ class Shards:
         _copy(self._low, indices, widths * self._channels, out)
         return out.reshape(len(indices), self._height, width, self._channels)
 
-    def gather_targets(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
-        """``(len(indices), scale * height, scale * width, 3)`` uint8; pairs all have one width.
+    def gather_targets(self, indices: np.ndarray | Sequence[int], width: int | None = None) -> np.ndarray:
+        """``(len(indices), scale * height, scale * width, channels)`` uint8, zero to the right of each target.
+
+        Args:
+            width: as in :meth:`gather`; that of the widest of ``indices`` when omitted.
 
         Raises ``ValueError`` naming a row without target.
         """
@@ -218,13 +221,13 @@ class Shards:
         if not self.has_target[indices].all():
             row = int(indices[~self.has_target[indices]][0])
             raise ValueError(
-                f"row {row} ({self.ids[row]!r}) of {self.folder.name} has no high resolution; it can be restored and "
-                "read, but not learned from"
+                f"row {row} ({self.ids[row]!r}) of {self.folder.name} has no target; it can only be restored and read"
             )
-        width = self.scale * int(self.widths[indices].max(initial=0))
-        out = np.zeros((len(indices), self.scale * self._height, width * 3), np.uint8)
-        _copy(self._high, indices, self.widths[indices] * self.scale * 3, out)
-        return out.reshape(len(indices), -1, width, 3) if len(indices) else np.zeros((0, 0, 0, 3), np.uint8)
+        widths, height = self.widths[indices], self.scale * self._height
+        columns = self.scale * (int(widths.max(initial=0)) if width is None else width)
+        out = np.zeros((len(indices), height, columns * self._channels), np.uint8)
+        _copy(self._high, indices, widths * self.scale * self._channels, out)
+        return out.reshape(len(indices), height, columns, self._channels)
 
     def probe(self, indices: np.ndarray, count: int, *, target: bool = False) -> np.ndarray:
         """``(len(indices), count + 4)`` uint8: each row's width, and ``count`` bytes spread evenly over its pixels.
@@ -255,6 +258,11 @@ class Shards:
         if self.manifest.alphabet_sha256 != alphabet.sha256:  # normalised, but not as this alphabet would
             texts = pa.chunked_array([pa.array([alphabet.normalize(text) for text in texts.to_pylist()], pa.string())])
         return Labels.of(texts, alphabet)
+
+    @property
+    def textless(self) -> np.ndarray:
+        """``(size,)`` whether the source has no text for a row."""
+        return pc.equal(self._table.column("text"), "").to_numpy()
 
     @cached_property
     def texts_raw(self) -> list[str]:

@@ -100,7 +100,9 @@ def nats_of(batch: Batch, read: Read) -> Tensor:
 
 
 def nats_given(log_probs: Tensor, tokens: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:
-    """:func:`nats_of` from ``(B, T, K)`` log-probabilities that are at hand already."""
+    """:func:`nats_of` from ``(B, T, K)`` log-probabilities that are at hand already; 0 where there are no frames."""
+    if log_probs.shape[1] == 0:
+        return log_probs.sum(dim=(1, 2))
     return F.ctc_loss(
         log_probs.transpose(0, 1),  # (T, B, K)
         tokens,

@@ -20,6 +20,8 @@ def ctc(batch: Batch, out: Read) -> Mean:
     spelled, by :func:`spelled`, are in neither half of the mean. Always float32 or wider.
     """
     counted = spelled(batch, out)
+    if out.logits.shape[1] == 0:  # nothing was read, as there is no text
+        return mean_of(out.logits.float().sum(dim=(1, 2)), counted)
     with torch.autocast(out.logits.device.type, enabled=False):
         logits = out.logits if out.logits.dtype == torch.float64 else out.logits.float()
         nats = F.ctc_loss(

@@ -153,7 +153,7 @@ def interval(frames: Iterable[Frame], *, level: float = 0.95, draws: int = 1000,
         level: share of the draws that lie within the interval.
     """
     _check_level(level, draws)
-    return _interval(_by_track(frames), level=level, draws=draws, seed=seed)
+    return interval_of(_by_track(frames), level=level, draws=draws, seed=seed)
 
 
 def gain(
@@ -173,7 +173,7 @@ def gain(
     sums, less = _by_track(frames), _by_track(over)
     if len(sums):
         sums[:, 0] -= less[:, 0]
-    return _interval(sums, level=level, draws=draws, seed=seed)
+    return interval_of(sums, level=level, draws=draws, seed=seed)
 
 
 def _check_level(level: float, draws: int) -> None:
@@ -187,7 +187,14 @@ def _by_track(frames: Iterable[Frame]) -> NDArray[np.float64]:
     return np.array([(ratio.total, ratio.count) for ratio in ratios if ratio.count], dtype=np.float64)
 
 
-def _interval(sums: NDArray[np.float64], *, level: float, draws: int, seed: int) -> Interval:
+def interval_of(
+    sums: NDArray[np.float64], *, level: float = 0.95, draws: int = 1000, seed: int = 0
+) -> Interval:  # fmt: skip
+    """The share that ``sums`` make, and its bootstrap interval; NaN throughout where there are none.
+
+    Args:
+        sums: ``(tracks, 2)`` hits and images of each track, or another pair of which the first is a part.
+    """
     if not len(sums):
         return Interval(value=np.nan, low=np.nan, high=np.nan)
     low, high = np.quantile(resampled(sums, draws=draws, seed=seed), [(1 - level) / 2, (1 + level) / 2])

@@ -13,6 +13,7 @@ from models.batch import Batch, Judged, Pair, Read, Restored
 from models.discriminators.dual import DualConfig
 from models.discriminators.patch import PatchConfig
 from models.discriminators.spelled import collapsed, text_of_clean
+from models.losses.line_ctc import worse_than_guessing
 from models.losses.text import not_finite, not_spelled
 from models.recognizers.crnn import CRNNConfig
 from models.recognizers.simple import SimpleCRNNConfig
@@ -54,6 +55,13 @@ class DocumentTask:
         return self.recognizer.classes
 
     @property
+    def head(self) -> str:
+        """The layer that has a row for every class, as ``PART.LAYER``."""
+        return (
+            "recognizer.encoder.head" if isinstance(self.recognizer, TransformerReaderConfig) else "recognizer.rnn.head"
+        )
+
+    @property
     def frames(self) -> Frames:
         return self.recognizer.frames
 
@@ -78,17 +86,21 @@ class DocumentRestoration(nn.Module):
     without any text, as of pages, is restored and not read.
 
     Attributes:
-        watched: facts about single samples that should never be true, by the name they are reported under.
+        watched: facts about single samples that should never be true, by the name they are reported under; a few may
+            be read worse than by a guess.
         measures: which metrics :func:`orchestrator.evaluate.evaluate` takes of it.
         before: what the metrics call images that nobody restored yet.
+        reader: the part that reads.
     """
 
     watched: ClassVar[Mapping[str, Callable[[Batch, Restored], Tensor]]] = {
         "infeasible": _infeasible,
         "nonfinite": _nonfinite,
+        "worse_than_guessing": worse_than_guessing,
     }
-    measures: ClassVar[str] = "restoration"
+    measures: ClassVar[str] = "documents"
     before: ClassVar[str] = "degraded"
+    reader: ClassVar[str] = "recognizer"
     scale: ClassVar[int] = 1
 
     def __init__(self, task: DocumentTask) -> None:

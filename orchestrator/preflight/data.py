@@ -47,9 +47,10 @@ def check_labels(shards: Mapping[str, Shards], alphabet: Alphabet) -> Found:
     """Every training label encodes, decodes back to itself, and can be spelled by CTC in the frames of its width."""
     says, warnings = [], []
     for name, opened in shards.items():
-        rows = opened.rows_of("train")
+        every = opened.rows_of("train")
+        rows = every[~opened.textless[every]]
         bad = _unlearnable(opened, rows, alphabet)
-        if bad or not len(rows):
+        if bad or not len(every):
             named = [f"{opened.texts_raw[row]!r} ({reason}{more})" for row, (reason, more) in list(bad.items())[:SHOWN]]
             reasons = Counter(reason for reason, _ in bad.values())
             counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
@@ -61,7 +62,9 @@ def check_labels(shards: Mapping[str, Shards], alphabet: Alphabet) -> Found:
         rejects = opened.manifest.rejects
         lost = sum(rejects.values())
         by_reason = f" ({', '.join(f'{reason} {count}' for reason, count in rejects.items())})" if lost else ""
-        says.append(f"{name}: {len(rows)} training labels encode, decode back and fit; {lost} rows rejected{by_reason}")
+        fit = [f"{len(rows)} training labels encode, decode back and fit"] if len(rows) else []
+        fit += [f"{len(every) - len(rows)} training rows have no text"] if len(rows) < len(every) else []
+        says.append(f"{name}: {', '.join(fit)}; {lost} rows rejected{by_reason}")
         if lost > MANY_REJECTED * (lost + opened.size):
             warnings.append(
                 f"{name}: {lost} of {lost + opened.size} rows were rejected at ingest{by_reason}; "
@@ -172,7 +175,7 @@ def check_validation(stage: Stage, sets: Mapping[str, Samples]) -> Found:
     for name, samples in sets.items():
         if not len(samples):
             raise PreflightError(f"stage {stage.name!r} validates on {name!r}, which has no rows in that split")
-        lost = int((~samples.counted).sum())
+        lost = int((~samples.counted & ~samples.textless).sum())
         if lost:
             warnings.append(
                 f"{name}: {lost} of {len(samples)} validation words cannot be spelled; each counts as an error"

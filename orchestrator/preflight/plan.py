@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from orchestrator.moving import balances
 from orchestrator.plan import Recipe, Stage
 from orchestrator.preflight import Found, PreflightError
 
@@ -32,6 +33,11 @@ def check_settings(stage: Stage, recipe: Recipe, *, steps: int, samples: Sequenc
     highest = max(stage.schedule.factor(step, steps) for step in range(steps))
     if highest < 1 - 1e-2:
         idle.append(f"optim.lr: the schedule reaches {highest:.2g} of it at most in {steps} steps")
+    if stage.balance is not None and not any(_balanced(stage, steps)):
+        idle.append(
+            f"balance: every {stage.balance.every} updates, none of which comes after its warm-up of "
+            f"{stage.balance.warmup} epochs in {steps} steps"
+        )
     if idle:
         raise PreflightError(f"stage {stage.name!r}: settings without effect: {'; '.join(idle)}")
     validations = -(-stage.epochs // stage.validate_every)
@@ -41,8 +47,19 @@ def check_settings(stage: Stage, recipe: Recipe, *, steps: int, samples: Sequenc
             f"stages.{stage.name}.early_stop: a patience of {stage.early_stop.patience} cannot run out in "
             f"{validations} validations; it never stops this stage"
         )
+    if stage.ema and steps * (1 - stage.ema) < 1:
+        warnings.append(
+            f"stages.{stage.name}.ema: in {steps} steps an average with {stage.ema:g} stays {stage.ema**steps:.0%} what "
+            "it was before the first one; what is validated is mostly the start"
+        )
     count = sum(len(fields(node)) for _, node in _nodes(recipe.task, "task"))
     return Found(says=f"all {count} settings of the network are read when it is built", warnings=tuple(warnings))
+
+
+def _balanced(stage: Stage, steps: int) -> Iterator[bool]:
+    """Whether each update of the stage is one that its balance looks at."""
+    per_epoch = max(steps // stage.epochs, 1)
+    return (balances(stage, step // per_epoch, step) for step in range(steps))
 
 
 def _unread(task: Any) -> list[str]:
@@ -104,6 +121,8 @@ def check_headroom(stage: Stage, measured: Mapping[str, float]) -> Found:
     """The recogniser reads clean images better than those to be restored: else it has nothing to teach a generator."""
     says = []
     for name in stage.validate:
+        if f"{name}/cer_target" not in measured:  # pages without text
+            continue
         clean = measured[f"{name}/cer_target"]
         start = next(measured[f"{name}/cer_{kind}"] for kind in BEFORE if f"{name}/cer_{kind}" in measured)
         told = f"{name}: the recogniser's CER is {clean:.4f} in clean images, {start:.4f} in those to be restored"

@@ -245,3 +245,17 @@ def test_wrong_settings_are_refused(wrong):
         Ceiling(**wrong)
     with pytest.raises(ValueError, match=r"LineCTC\.normalize"):
         LineCTC(normalize="per_word")
+
+
+@pytest.mark.parametrize("normalize", UNITS)
+def test_rows_without_text_that_nobody_read_cost_nothing_and_count_for_nothing(normalize):
+    image = images(2, 1, 12, 16).requires_grad_()
+    batch = Batch(
+        image=image, widths=torch.full((2,), 16), tokens=torch.zeros(2, 0, dtype=torch.int64),
+        lengths=torch.zeros(2, dtype=torch.int64), counted=torch.zeros(2, dtype=torch.bool), ids=(0, 1),
+    )  # fmt: skip
+    read = Read(logits=image.new_zeros(2, 0, 5), frames=torch.zeros(2, dtype=torch.int64))
+    for term in (LineCTC(normalize=normalize), LineCTC(ceiling=Ceiling(mode="log_tail")), ctc):
+        mean = term(batch, read)
+        assert (float(mean.total), float(mean.count)) == (0, 0)
+    assert not worse_than_guessing(batch, read).any()

@@ -29,6 +29,7 @@ class Plates:
         self.labels, self.known = labels, extras or [{}] * len(labels)
         self.order = list(order) if order is not None else list(range(len(labels)))
         self.blind = np.isin(self.order, list(blind))
+        self.textless = np.zeros(len(labels), bool)
         self.widths = np.full(len(labels), 24, np.int32)
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
-from orchestrator.augment_pairs import augmented_pair
+from orchestrator.augment_pairs import augmented_line_pair, augmented_pair
 from orchestrator.plan import Augment
 
 MOVES = Augment(rotate=8, shear=0.2, stretch=0.15, shift=0.1)
@@ -137,3 +137,72 @@ def test_nothing_is_ever_mirrored():
         for each in (low, high):
             third = each.shape[3] // 3
             assert each[0, :, :, :third].mean() < each[0, :, :, -third:].mean()
+
+
+LINE_WIDTHS = torch.tensor([64, 40, 52, 23])
+
+
+def line_pairs() -> tuple[Tensor, Tensor]:
+    """Smooth clean lines, and the same a little darker, black past their widths."""
+    coarse = torch.rand(4, 1, 4, 9, generator=torch.Generator().manual_seed(2)) * 1.2 - 0.5
+    clean = F.interpolate(coarse, (16, 64), mode="bicubic").clamp(-0.7, 0.8)
+    inside = torch.arange(64) < LINE_WIDTHS[:, None, None, None]
+    return torch.where(inside, clean - 0.15, -1.0), torch.where(inside, clean, -1.0)
+
+
+def lines_changed(plan: Augment, **draw: int) -> tuple[Tensor, Tensor, Tensor]:
+    image, target = line_pairs()
+    draw = {"epoch": 0, "seed": 0, **draw}
+    low, high = augmented_line_pair(image, target, LINE_WIDTHS, plan, samples=range(4), **draw)
+    return low, high, torch.arange(64) < LINE_WIDTHS[:, None, None, None]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [Augment(rotate=3), Augment(shear=0.2), Augment(stretch=0.2), Augment(shift=0.1), Augment(invert=1.0), MOVES],
+    ids=str,
+)
+def test_lines_move_as_one_with_their_twins_and_padding_stays_black(plan):
+    low, high, inside = lines_changed(plan)
+    image, target = line_pairs()
+    assert (high - target).abs().mean() > 0.01  # they do move
+    sign = -1 if plan.invert else 1
+    apart = (high - low - sign * 0.15).abs()
+    assert apart[inside.expand_as(apart)].max() < 1e-5  # what one half does, the other does too, to the very edge
+    assert (low[~inside.expand_as(low)] == -1).all() and (high[~inside.expand_as(high)] == -1).all()
+    assert image.shape == low.shape and target.shape == high.shape
+
+
+def test_what_comes_in_beside_a_line_is_its_own_edge():
+    _, high, inside = lines_changed(Augment(shift=0.3, rotate=4))
+    assert high[inside.expand_as(high)].min() >= -0.7 - 1e-5  # nothing of the padding's black
+
+
+def test_light_changes_in_the_degraded_line_alone():
+    low, high, inside = lines_changed(LIGHT)
+    image, target = line_pairs()
+    assert torch.allclose(high, target, atol=1e-5) and (low - image).abs()[inside.expand_as(low)].mean() > 0.02
+    assert (low[~inside.expand_as(low)] == -1).all()
+
+
+def test_lines_are_only_narrowed_and_never_pushed_out():
+    marked = torch.full((64, 1, 16, 40), 0.5)
+    marked[:, :, :, 1:3] = marked[:, :, :, 37:39] = -0.5  # a stroke near either end
+    widths = torch.full((64,), 40)
+    plan = Augment(stretch=0.3)
+    _, high = augmented_line_pair(marked, marked, widths, plan, samples=range(64), epoch=0, seed=0)
+    ink = (high[:, 0, 8] < 0).int()
+    assert (ink.diff(dim=1, prepend=torch.zeros(64, 1).int()) == 1).sum(1).tolist() == [2] * 64  # both are still there
+    assert len({tuple(row) for row in ink.tolist()}) > 10
+
+
+def test_a_line_depends_on_its_own_sample_alone():
+    image, target = line_pairs()
+    draw = {"epoch": 3, "seed": 5}
+    low, high = augmented_line_pair(image, target, LINE_WIDTHS, MOVES, samples=range(4), **draw)
+    other, twin = augmented_line_pair(image[2:3], target[2:3], LINE_WIDTHS[2:3], MOVES, samples=[2], **draw)
+    assert_close(other, low[2:3]), assert_close(twin, high[2:3])
+    wider = F.pad(image[2:3], (0, 16), value=-1.0), F.pad(target[2:3], (0, 16), value=-1.0)
+    padded, _ = augmented_line_pair(*wider, LINE_WIDTHS[2:3], MOVES, samples=[2], **draw)
+    assert_close(padded[..., :64], low[2:3], atol=1e-4, rtol=0)  # nor on how wide the bucket is
+    assert augmented_line_pair(image, target, LINE_WIDTHS, Augment(), samples=range(4), **draw) == (image, target)

@@ -25,7 +25,7 @@ class Words:
     """What :class:`orchestrator.batches.Samples` offers of five words."""
 
     widths = np.full(len(WORDS), 8, np.int32)
-    blind, multiple = np.zeros(len(WORDS), bool), 4
+    blind, textless, multiple = np.zeros(len(WORDS), bool), np.zeros(len(WORDS), bool), 4
 
     def __len__(self):
         return len(WORDS)

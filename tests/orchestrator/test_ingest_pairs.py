@@ -78,7 +78,7 @@ def test_a_pair_without_high_resolution_is_kept_in_test_alone(tmp_path):
     assert shards.manifest.rejects == {"no_target": 2}
     assert shards.has_target.tolist() == [True] * 6 + [False, True]
     assert shards.target(6) is None and shards.gather([6], 48).shape == (1, 16, 48, 3)
-    with pytest.raises(ValueError, match=r"row 6 \('p6'\) of made-\w+ has no high resolution"):
+    with pytest.raises(ValueError, match=r"row 6 \('p6'\) of made-\w+ has no target"):
         shards.gather_targets([0, 6])
 
 

@@ -80,7 +80,7 @@ print([name for name in ("torch", "ray", "mlflow", "pyarrow", "cv2", "numpy", "o
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["show", "wrods"], "there is no recipe 'wrods'; there are: demo, plates, words"),
+        (["show", "wrods"], "there is no recipe 'wrods'; there are: demo, documents, plates, words"),
         (["show", "words", "--preset", "huge"], "recipe 'words' has no preset 'huge'; it has: tiny"),
         (["show", "demo", "--preset", "tiny"], "recipe 'demo' has no preset 'tiny'; it has: none"),
         (["show", "words", "--set", "seed"], "--set seed: expected NAME=VALUE"),
