@@ -2,7 +2,9 @@
 
 RESULTS/
     predictions.json    what was read in each image, what was not and why, and what the frames of each track agree on
-    ...png              each image in high resolution, at the same place as in the folder it came from
+    ...png              each image restored, at the same place as in the folder it came from
+
+A recipe that restores lines of documents restores pages too: in tiles, at their own size, without reading them.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from datasets.image import ImageFile
+from datasets.line_image import LineSpec
 from datasets.row import BadImage
 from models.metrics.plates import vote
 from orchestrator.files import write_json
+from orchestrator.pages import is_page, restore_page
 from orchestrator.pictures import Picture, Pictures, targets
 from orchestrator.reader import Reader, Restoration, read_images, restore_images
 
@@ -49,18 +54,24 @@ def read_pictures(reader: Reader, pictures: Pictures, *, as_json: bool) -> Predi
     return Predicted(read=len(pictures.found) - failed, failed=failed)
 
 
-def restore_pictures(reader: Reader, pictures: Pictures, to: Path, *, as_json: bool) -> Predicted:
+def restore_pictures(
+    reader: Reader, pictures: Pictures, to: Path, *, as_json: bool, pages: bool = False, flip_vote: bool = False
+) -> Predicted:
     """Restore and read each image; pictures and ``predictions.json`` go to ``to``, a table or JSON lines are printed.
 
     Files of ``to`` are written over only where an earlier ``predictions.json`` there names them.
+
+    Args:
+        pages: every image is a whole page, whatever its shape; else those that look like one are.
+        flip_vote: of pages, see :func:`orchestrator.pages.restore_page`.
     """
     to.mkdir(parents=True, exist_ok=True)
     found = pictures.found
     places = targets(found, to, ours=_written_before(to))
-    shown = _Lines.of(found, as_json=as_json)
+    shown = _Lines.of(found, as_json=as_json, long=isinstance(reader.recipe.image, LineSpec))
     images: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
-    results = restore_images(reader, [picture.path for picture in found])
+    results = _results(reader, [picture.path for picture in found], pages=pages, flip_vote=flip_vote)
     for picture, target, (path, result) in zip(found, places, results, strict=True):
         if isinstance(result, BadImage):
             unreadable.append({"source": str(path), "reason": result.reason, "detail": str(result)})
@@ -77,7 +88,53 @@ def restore_pictures(reader: Reader, pictures: Pictures, to: Path, *, as_json: b
         "recipe": reader.recipe.name, "weights": reader.checkpoint.name, "images": images, "tracks": tracks,
         "unreadable": unreadable, "passed_over": passed,
     })  # fmt: skip
+    if shrunk := [each for each in images if each["restored"][0] < each["height"]]:
+        high, wide = shrunk[0]["restored"]
+        print(
+            f"{len(shrunk)} of {len(images)} images came with more pixels than the network restores, and were shrunk "
+            f"first: {shrunk[0]['source']} from {shrunk[0]['width']}x{shrunk[0]['height']}, restored {wide}x{high}",
+            file=sys.stderr,
+        )
     return Predicted(read=len(images), failed=len(unreadable))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoredPage:
+    """A page without padding, ``(h, w)`` uint8 as large as it came, and from how many tiles."""
+
+    picture: np.ndarray
+    tiles: int
+
+
+Result = Restoration | RestoredPage | BadImage
+
+
+def _results(
+    reader: Reader, paths: Sequence[Path], *, pages: bool, flip_vote: bool
+) -> Iterator[tuple[Path, Result]]:  # fmt: skip
+    """What becomes of each image, in order: pages one by one, what lies between two of them some at once."""
+    lines: list[Path] = []
+    for path in paths:
+        page = _page(reader, path, every=pages)
+        if page is None:
+            lines.append(path)
+            continue
+        yield from restore_images(reader, lines)
+        lines = []
+        picture, tiles = restore_page(reader, page, flip_vote=flip_vote)
+        yield path, RestoredPage(picture=picture, tiles=tiles)
+    yield from restore_images(reader, lines)
+
+
+def _page(reader: Reader, path: Path, *, every: bool) -> np.ndarray | None:
+    """The image where it is a page; None for lines, plates and what cannot be read."""
+    if not isinstance(reader.recipe.image, LineSpec):
+        return None
+    try:
+        image = ImageFile(str(path)).load()
+    except BadImage:
+        return None  # told with the reason when it is restored like a line
+    return image if every or is_page(reader, *image.shape[:2]) else None
 
 
 def say_passed(passed: Sequence[tuple[Path, str]]) -> None:
@@ -89,20 +146,25 @@ def say_passed(passed: Sequence[tuple[Path, str]]) -> None:
         print(f"passed over {len(paths)} {files} ({reason}): {', '.join(paths[:PASSED_SHOWN])}{more}", file=sys.stderr)
 
 
-def _told(picture: Picture, result: Restoration, target: Path) -> dict[str, Any]:
-    height, width = result.size
+def _told(picture: Picture, result: Restoration | RestoredPage, target: Path) -> dict[str, Any]:
+    height, width = result.picture.shape[:2] if isinstance(result, RestoredPage) else result.size
     track = {"track": picture.track} if picture.track else {}
-    return {
+    told = {
         "source": str(picture.path), **track, "height": height, "width": width, "picture": target.as_posix(),
-        "text": result.reading.text, "confidence": round(result.reading.confidence, 6),
+        "restored": list(result.picture.shape[:2]),
+    }  # fmt: skip
+    if isinstance(result, RestoredPage):
+        return {**told, "tiles": result.tiles}
+    return {
+        **told, "text": result.reading.text, "confidence": round(result.reading.confidence, 6),
         "confidences": [round(sure, 6) for sure in result.confidences],
     }  # fmt: skip
 
 
 def _tracks(images: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """What the frames of each track agree on; its confidence is the mean of those of its characters."""
-    for name in dict.fromkeys(image["track"] for image in images if "track" in image):
-        frames = [image for image in images if image.get("track") == name]
+    for name in dict.fromkeys(image["track"] for image in images if "track" in image and "text" in image):
+        frames = [image for image in images if image.get("track") == name and "text" in image]
         text, sure = vote([(frame["text"], frame["confidences"]) for frame in frames])
         yield {
             "track": name, "frames": len(frames), "text": text,
@@ -113,35 +175,41 @@ def _tracks(images: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class _Lines:
-    """A table that grows line by line, or a JSON object a line."""
+    """A table that grows line by line, or a JSON object a line; ``long`` texts stand at the end of their line."""
 
     width: int
     as_json: bool
+    long: bool = False
     within: str = ""
 
     @staticmethod
-    def of(pictures: Sequence[Picture], *, as_json: bool) -> _Lines:
+    def of(pictures: Sequence[Picture], *, as_json: bool, long: bool = False) -> _Lines:
         names = [str(picture.path) for picture in pictures] + [picture.track for picture in pictures]
-        return _Lines(width=max(map(len, names), default=0), as_json=as_json)
+        return _Lines(width=max(map(len, names), default=0), as_json=as_json, long=long)
 
     def image(self, told: Mapping[str, Any]) -> None:
-        size, sure = f"{told['width']}x{told['height']}", _least_sure(told)
-        self._row("image", told, told["source"], f"{size:>9s}", sure, told["picture"])
+        self._row("image", told, told["source"], f"{told['width']}x{told['height']}", told["picture"])
 
     def track(self, told: Mapping[str, Any]) -> None:
-        self._row("track", told, told["track"], f"{told['frames']:9d}", _least_sure(told), "")
+        self._row("track", told, told["track"], str(told["frames"]), "")
 
-    def _row(self, kind: str, told: Mapping[str, Any], name: str, size: str, sure: str, picture: str) -> None:
+    def _row(self, kind: str, told: Mapping[str, Any], name: str, size: str, picture: str) -> None:
         if self.as_json:
             print(json.dumps(told, ensure_ascii=False))
             return
         if self.within != kind:
             gap, second, last = ("\n", "frames", "") if kind == "track" else ("", "size", "picture")
-            head = f"{kind:{self.width}s}  {second:>9s}  {'text':10s} {'sure':>6s}  {'least sure':12s} {last}"
-            print(f"{gap}{head.rstrip()}")
+            print(gap + self._line(kind, second, "text", "sure", "least sure", last))
         self.within = kind
-        line = f"{name:{self.width}s}  {size}  {told['text']:10s} {told['confidence']:6.3f}  {sure:12s} {picture}"
-        print(line.rstrip())
+        if "text" not in told:
+            print(self._line(name, size, "", "", f"{told['tiles']} tiles", picture))
+            return
+        print(self._line(name, size, told["text"], f"{told['confidence']:.3f}", _least_sure(told), picture))
+
+    def _line(self, name: str, size: str, text: str, sure: str, least: str, picture: str) -> str:
+        facts = f"{sure:>6s}  {least:12s} {picture}"
+        line = f"{facts:46s} {text}" if self.long else f"{text:10s} {facts}"
+        return f"{name:{self.width}s}  {size:>9s}  {line}".rstrip()
 
 
 def _least_sure(told: Mapping[str, Any]) -> str:
@@ -154,9 +222,10 @@ def _least_sure(told: Mapping[str, Any]) -> str:
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:
-    """``(h, w, 3)`` RGB uint8 as a PNG; any letters may be in ``path``."""
+    """``(h, w, 3)`` RGB, ``(h, w, 1)`` or ``(h, w)`` grey uint8 as a PNG; any letters may be in ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    colour = picture.ndim == 3 and picture.shape[2] == 3
+    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if colour else picture)[1].tobytes())
 
 
 def _written_before(to: Path) -> list[Path]:

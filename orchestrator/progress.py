@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.events import Seen
-from orchestrator.limits import less_is_better
+from orchestrator.limits import PlanError, less_is_better
 from orchestrator.plan import Stage
 
 
@@ -79,7 +79,7 @@ def note_validation(stage: Stage, progress: Progress, metrics: Mapping[str, floa
     Returns the red lines that were crossed, by how much each metric fell; then nothing becomes best.
     """
     if missing := set(stage.metrics_named) - set(metrics):
-        raise ValueError(f"stage {stage.name!r} decides by {sorted(missing)}; measured are {sorted(metrics)}")
+        raise PlanError(f"stage {stage.name!r} decides by {sorted(missing)}; measured are {', '.join(sorted(metrics))}")
     progress.latest = dict(metrics)
     crossed = red_lines_crossed(stage, progress.baseline, metrics)
     for best in stage.best:

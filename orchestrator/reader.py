@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from datasets.image import ImageFile
+from datasets.line_image import LineSpec
 from datasets.pair_image import PairSpec
 from datasets.row import BadImage
 from models.batch import Batch, Read, Restored
@@ -22,7 +23,8 @@ from orchestrator.pipeline import Machine
 from orchestrator.plan import Recipe
 from orchestrator.trained import Trained, find_trained
 
-AT_ONCE = 32  # images restored in one pass
+AT_ONCE = 32  # plates restored in one pass
+LINES_AT_ONCE = 8  # lines are large
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class Reader:
     @property
     def restores(self) -> bool:
         """Whether images come out of it, too."""
-        return isinstance(self.recipe.image, PairSpec)
+        return isinstance(self.recipe.image, PairSpec | LineSpec)
 
     @property
     def alphabet(self) -> Alphabet:
@@ -78,7 +80,7 @@ class Restoration:
 
     Attributes:
         size: height and width of the image as it came.
-        picture: ``(h, w, 3)`` RGB uint8, without what was padding.
+        picture: ``(h, w, 3)`` RGB or ``(h, w, 1)`` grey uint8, without what was padding.
         confidences: one for each character of the reading, 0 to 1.
     """
 
@@ -89,9 +91,10 @@ class Restoration:
 
 
 def restore_images(reader: Reader, paths: Sequence[Path]) -> Iterator[tuple[Path, Restoration | BadImage]]:
-    """Each image file in high resolution, and what is read in it, or why it cannot be used; some at once, in order."""
-    for first in range(0, len(paths), AT_ONCE):
-        some = paths[first : first + AT_ONCE]
+    """Each image file restored, and what is read in it, or why it cannot be used; some at once, in order."""
+    at_once = AT_ONCE if isinstance(reader.recipe.image, PairSpec) else LINES_AT_ONCE
+    for first in range(0, len(paths), at_once):
+        some = paths[first : first + at_once]
         loaded = [_loaded(reader, path) for path in some]
         good = [each for each in loaded if not isinstance(each, BadImage)]
         restored = iter(restorations_of(reader, good, *_answer(reader, good))) if good else iter(())
@@ -102,17 +105,24 @@ def restore_images(reader: Reader, paths: Sequence[Path]) -> Iterator[tuple[Path
 def restorations_of(reader: Reader, originals: Sequence[np.ndarray], batch: Batch, out: Restored) -> list[Restoration]:
     """The restored pictures of ``out``, which ``originals`` came from, and their readings."""
     arrays = out.image.float().add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    spec: PairSpec = reader.recipe.image  # type: ignore[assignment]
+    spec: PairSpec | LineSpec = reader.recipe.image  # type: ignore[assignment]
     read = _read(out)
     sure = greedy_confidences(read.logits, read.frames)
     readings = read_of(batch, read, reader.alphabet)
     return [
         Restoration(
             size=(original.shape[0], original.shape[1]), reading=reading, confidences=confidences,
-            picture=np.ascontiguousarray(spec.cut(array, *original.shape[:2])),
+            picture=np.ascontiguousarray(_cut(spec, array, *original.shape[:2])),
         )
         for original, array, reading, confidences in zip(originals, arrays, readings, sure, strict=True)
     ]  # fmt: skip
+
+
+def _cut(spec: PairSpec | LineSpec, array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The picture alone, without padding, from an array that an original of ``height`` x ``width`` became."""
+    times = array.shape[0] // spec.height
+    top, left, rows, columns = (times * value for value in spec.box(height, width))
+    return array[top : top + rows, left : left + columns]
 
 
 def look_at(reader: Reader, path: Path) -> tuple[Batch, Read]:
@@ -140,7 +150,7 @@ def _prepared(reader: Reader, original: np.ndarray) -> np.ndarray:
 def _answer(reader: Reader, originals: Sequence[np.ndarray]) -> tuple[Batch, Any]:
     """Pictures as a batch, and what the task makes of it. Raises :class:`datasets.row.BadImage`."""
     pixels = [_prepared(reader, original) for original in originals]
-    batch = _batch_of(pixels, reader.machine.device, multiple=1 if reader.restores else 4)
+    batch = _batch_of(pixels, reader.machine.device, multiple=1 if isinstance(reader.recipe.image, PairSpec) else 4)
     with torch.inference_mode(), reader.machine.autocast():
         return batch, reader.task(batch)
 

@@ -141,6 +141,9 @@ def parser() -> argparse.ArgumentParser:
                          help=f"where pictures and predictions.json go (default: {RESTORED})")  # fmt: skip
     predict.add_argument("--tracks", action="store_true",
                          help="the images of one folder show one plate (folders track_* always do)")  # fmt: skip
+    predict.add_argument("--pages", action="store_true", help="all images are whole pages (else by their shape)")
+    predict.add_argument("--flip-vote", action="store_true",
+                         help="restore pages upside down too; black is what both say is black")  # fmt: skip
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
     device_options(predict)
     show = command("show", show_command, "print the resolved plan and fingerprints; trains nothing, needs no Ray")
@@ -217,8 +220,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
 def predict_command(options: argparse.Namespace) -> int:
     place = options.place or commands.newest(store_of(options))
     return commands.predict(
-        options.images, place, execution_of(options), as_json=options.json, to=options.to, tracks=options.tracks
-    )
+        options.images, place, execution_of(options), as_json=options.json, to=options.to, tracks=options.tracks,
+        pages=options.pages, flip_vote=options.flip_vote,
+    )  # fmt: skip
 
 
 def show_command(options: argparse.Namespace) -> int:

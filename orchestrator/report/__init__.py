@@ -11,6 +11,8 @@ from pathlib import Path
 from orchestrator.manifest import put
 from orchestrator.pipeline import Machine
 from orchestrator.report import data as report_data
+from orchestrator.report import decided as report_decided
+from orchestrator.report import mined as report_mined
 from orchestrator.report import page as report_page
 from orchestrator.report import restored as report_restored
 from orchestrator.report import summary as report_summary
@@ -18,11 +20,12 @@ from orchestrator.report import training as report_training
 from orchestrator.report import words as report_words
 from orchestrator.report.blocks import Section, Text
 from orchestrator.report.facts import StageFacts, gather
+from orchestrator.report.pixels import comparison
 from orchestrator.report.plates import Plates
-from orchestrator.report.readings import NoReadings, readings_of
+from orchestrator.report.readings import NoReadings, Readings, readings_of
 from orchestrator.store import Store, StoreError
 
-HTML, MARKDOWN = "report.html", "report.md"
+HTML, MARKDOWN, PICTURES = "report.html", "report.md", "pictures"
 
 
 def write_report(folder: Path, store: Store, machine: Machine | None = None) -> tuple[Path, Path]:
@@ -42,6 +45,7 @@ def write_report(folder: Path, store: Store, machine: Machine | None = None) -> 
         sections = [report_summary.summary(stages), report_summary.lineage(stages)]
         if stages[0].restores:
             sections.append(report_restored.moved(stages))
+        sections += [asked] if (asked := report_decided.recommendations(stages)) else []
         sections += [stage_section(facts, stages[0], machine) for facts in stages]
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(
@@ -58,9 +62,11 @@ def stage_section(facts: StageFacts, newest: StageFacts, machine: Machine | None
     """All about one stage; the result of the ``newest`` stands in the summary."""
     parts: Sequence[Section] = (
         *([] if facts is newest else [report_summary.result(facts)]),
+        *_there(report_restored.reached(facts)),
         report_training.course(facts),
+        *_there(report_decided.bests(facts), report_decided.components(facts)),
         *_words(facts, machine),
-        *([mined] if (mined := report_restored.mined(facts)) else []),
+        *_there(report_mined.weighed(facts), report_mined.mined(facts)),
         report_training.happened(facts),
         report_summary.preflight(facts),
         report_data.data(facts),
@@ -72,15 +78,39 @@ def stage_section(facts: StageFacts, newest: StageFacts, machine: Machine | None
     return Section(title=title, anchor=f"stage-{facts.name}", blocks=(), sections=parts)
 
 
+def _there(*sections: Section | None) -> list[Section]:
+    return [section for section in sections if section]
+
+
 def _words(facts: StageFacts, machine: Machine | None) -> list[Section]:
     try:
-        readings = readings_of(facts, machine)
+        found = readings_of(facts, machine)
     except NoReadings as error:
         return [Section(title="Readings", blocks=[Text(says=f"Left out: {error}.", tone="quiet")])]
+    return [section for readings in found for section in _read(facts, readings)]
+
+
+def _read(facts: StageFacts, readings: Readings | Plates) -> list[Section]:
     if isinstance(readings, Plates):
-        return [report_restored.restored_plates(readings), report_words.confused(facts, readings)]
+        _keep_pictures(facts, readings)
+        confused = [report_words.confused(facts, readings)] if readings.read else []
+        return [report_restored.restored_plates(readings), *confused]
     return [
         report_words.read_words(facts, readings),
         report_words.confused(facts, readings),
         report_words.lengths(readings),
     ]
+
+
+def _keep_pictures(facts: StageFacts, plates: Plates) -> None:
+    """Leave for trackers some pictures in all views and the map of confusions; later sets' carry the set's name."""
+    source = plates.where.split("/")[0]
+    of_set = "" if source == next(iter(facts.stage["validate"])) else f"_{source}"
+    [shown] = [some for title, _, some in plates.rows if title == "At random"]
+    found = {"comparison": comparison(shown)} if shown else {}
+    if plates.confusions.mistakes():
+        found["confusion"] = report_words.confusion_picture(plates.confusions)
+    folder = facts.folder / PICTURES
+    folder.mkdir(exist_ok=True)
+    for name, data in found.items():
+        put(folder / f"{name}{of_set}.png", data)

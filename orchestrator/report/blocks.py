@@ -77,12 +77,17 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One picture of a plate, as a ``data:`` address, with what is read in it; pairs as in :class:`Word`."""
+    """One picture of a plate or line, as a ``data:`` address, with what is read in it; pairs as in :class:`Word`.
+
+    Attributes:
+        read: whether there is anything to read in it.
+    """
 
     name: str
     image: str
     reading: str
     pairs: Sequence[tuple[str, str]]
+    read: bool = True
 
     @property
     def right(self) -> bool:
@@ -91,7 +96,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Plate:
-    """One plate in several pictures, and in one line what is to be said of it."""
+    """One plate, line or tile of a page in several pictures, and in one line what is to be said of it."""
 
     sample: str
     truth: str
@@ -101,9 +106,12 @@ class Plate:
 
 @dataclass(frozen=True, kw_only=True)
 class PlateRows:
+    """Plates in several pictures each; ``wide`` ones, as lines of text, have their pictures below each other."""
+
     title: str
     caption: str
     plates: Sequence[Plate]
+    wide: bool = False
     kind: Literal["plates"] = "plates"
 
 

@@ -16,6 +16,7 @@ from orchestrator.plan import PlanError, Recipe
 from orchestrator.store import Record, Store, StoreError
 
 Line = Mapping[str, Any]
+PLACE = ("kind", "epoch", "step", "time")  # what a line says of itself
 COUNTED = ("step", "epoch", "validation")  # kinds of lines that say at which step they were written
 
 
@@ -74,7 +75,12 @@ class StageFacts:
     @property
     def restores(self) -> bool:
         """Whether images come out of it, which are measured beside bicubic ones and their targets."""
-        return str(self.recipe["image"].get("is", "")).endswith(".PairSpec")
+        return str(self.recipe["image"].get("is", "")).endswith((".PairSpec", ".LineSpec"))
+
+    @property
+    def floor(self) -> str:
+        """What metrics call an image that nobody restored: of documents as it came, of plates enlarged."""
+        return "degraded" if str(self.recipe["image"].get("is", "")).endswith(".LineSpec") else "bicubic"
 
     @property
     def sources(self) -> list[str]:
@@ -136,7 +142,7 @@ def gather(folder: Path, store: Store) -> list[StageFacts]:
 
 def measured(line: Line) -> dict[str, float]:
     """The metrics of a validation line, without where it was written."""
-    return {name: value for name, value in line.items() if "/" in name}
+    return {name: value for name, value in line.items() if name not in PLACE}
 
 
 def read_lines(path: Path) -> dict[str, list[Line]]:

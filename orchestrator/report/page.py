@@ -56,15 +56,15 @@ BLOCK_HTML = """
 {%- endfor %}</ul>
 {%- elif block.kind == "plates" %}
 <h4>{{ block.title }}</h4><p class="quiet">{{ block.caption }}</p>
-<ul class="plates">{% for plate in block.plates %}
+<ul class="plates{{ ' wide' if block.wide else '' }}">{% for plate in block.plates %}
 <li><p><b><bdi>{{ plate.truth }}</bdi></b> <span class="quiet">{{ plate.facts }}, <span class="id">
 {{- plate.sample }}</span></span></p>
 <div class="views">{% for view in plate.views %}
 <div><span class="quiet">{{ view.name }}</span>
 <img src="{{ view.image }}" alt="{{ view.name }} of {{ plate.sample }}, labelled {{ plate.truth }}" loading="lazy">
-<span class="{{ 'right' if view.right else 'wrong' }}"><bdi>
+{% if view.read %}<span class="{{ 'right' if view.right else 'wrong' }}"><bdi>
 {{- line(view.pairs, 1) if view.reading else "nothing read" }}</bdi>
-<span class="tick">{{ "\u2713" if view.right else "\u2717" }}</span></span></div>
+<span class="tick">{{ "\u2713" if view.right else "\u2717" }}</span></span>{% endif %}</div>
 {%- endfor %}</div></li>
 {%- endfor %}</ul>
 {%- endif %}
@@ -129,7 +129,7 @@ PAGE_MARKDOWN = """
 | --- | --- |{% for view in block.plates[0].views %} --- |{% endfor %} --- |
 {% for plate in block.plates -%}
 | {{ plate.sample }} | {{ plate.truth }} |{% for view in plate.views %} {{ view.reading }}
-{{- " (right)" if view.right else "" }} |{% endfor %} {{ plate.facts }} |
+{{- " (right)" if view.read and view.right else "" }} |{% endfor %} {{ plate.facts }} |
 {% endfor %}
 {%- endif %}
 {%- endmacro %}# {{ title }}

@@ -6,12 +6,14 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
@@ -127,6 +129,27 @@ def curves(
 def heat(counts: Mapping[tuple[str, str], int], rows: Sequence[str], columns: Sequence[str], *, ident: str,
          alt: str) -> str:  # fmt: skip
     """Counts of ``(row, column)`` as squares, darker where more; the number stands in each."""
+    return _svg(_squares(counts, rows, columns), ident=ident, alt=alt, inches=_for_squares(rows))
+
+
+def heat_png(counts: Mapping[tuple[str, str], int], rows: Sequence[str], columns: Sequence[str]) -> bytes:
+    """The same as a PNG, on white."""
+    file = io.BytesIO()
+    with _styled():
+        canvas = Canvas(figsize=_for_squares(rows), layout="constrained", dpi=150)
+        FigureCanvasAgg(canvas)
+        _squares(counts, rows, columns)(canvas.add_subplot())
+        canvas.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _for_squares(rows: Sequence[str]) -> tuple[float, float]:
+    return INCHES[0], 1.0 + 0.21 * max(len(rows), 4)
+
+
+def _squares(
+    counts: Mapping[tuple[str, str], int], rows: Sequence[str], columns: Sequence[str]
+) -> Callable[[Axes], None]:  # fmt: skip
     most = max(counts.values(), default=1)
 
     def draw(axes: Axes) -> None:
@@ -146,8 +169,7 @@ def heat(counts: Mapping[tuple[str, str], int], rows: Sequence[str], columns: Se
         axes.set_xlabel("read as")
         axes.set_ylabel("true character")
 
-    height = 1.0 + 0.21 * max(len(rows), 4)
-    return _svg(draw, ident=ident, alt=alt, inches=(INCHES[0], height))
+    return draw
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -179,14 +201,20 @@ def _marks(axes: Axes, marks: Marks) -> None:
 
 def _svg(draw: Callable[[Axes], None], *, ident: str, alt: str, inches: tuple[float, float] = INCHES) -> str:
     file = io.StringIO()
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # the reader's browser has fonts that we lack here
+    with _styled():
         canvas = Canvas(figsize=inches, layout="constrained")
         FigureCanvasSVG(canvas)
         draw(canvas.add_subplot())
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         canvas.savefig(file, format="svg", metadata=nothing, transparent=True)
     return _dressed(file.getvalue(), ident=ident, alt=alt)
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # the reader's browser has fonts that we lack here
+        yield
 
 
 def _dressed(svg: str, *, ident: str, alt: str) -> str:

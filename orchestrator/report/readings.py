@@ -69,26 +69,30 @@ class Readings:
     lengths: Mapping[str, Mapping[str, float]]
 
 
-def readings_of(facts: StageFacts, machine: Machine | None) -> Readings | Plates:
-    """Read the first validation set of a stage with its result, and restore it. Raises :class:`NoReadings`.
+def readings_of(facts: StageFacts, machine: Machine | None) -> list[Readings | Plates]:
+    """Read the first validation set of a stage with its result; restore every one. Raises :class:`NoReadings`.
 
     Args:
         machine: what to read with; this machine, with the precision of the record, when None.
     """
-    name, split = next(iter(facts.stage["validate"].items()))
-    if name not in facts.shards:
-        raise NoReadings(facts.unread.get(name, f"the plan has no source {name!r}"))
+    first = next(iter(facts.stage["validate"]))
+    if first not in facts.shards:
+        raise NoReadings(facts.unread.get(first, f"the plan has no source {first!r}"))
     machine = machine or _machine_of(facts)
     try:
         reader = open_reader(_place(facts), machine)
-        shards = Shards.open(facts.shards[name], verify=False)
-        samples = samples_of({name: shards}, {name: split}, reader.alphabet, reader.frames)
-        if reader.restores:
-            return plates_of(reader, samples, where=f"{name}/{split}")
-        judged = read_all(reader, samples)
+        sets = {name: split for name, split in facts.stage["validate"].items() if name in facts.shards}
+        return [_of_set(reader, facts, name, split) for name, split in sets.items() if reader.restores or name == first]
     except (StoreError, CheckpointError, ShardError, PlanError, OSError) as error:
         raise NoReadings(str(error)) from error
-    return _told(judged, samples, reader, where=f"{name}/{split}")
+
+
+def _of_set(reader: Reader, facts: StageFacts, name: str, split: str) -> Readings | Plates:
+    shards = Shards.open(facts.shards[name], verify=False)
+    samples = samples_of({name: shards}, {name: split}, reader.alphabet, reader.frames)
+    if reader.restores:
+        return plates_of(reader, samples, where=f"{name}/{split}")
+    return _told(read_all(reader, samples), samples, reader, where=f"{name}/{split}")
 
 
 def read_all(reader: Reader, samples: Samples) -> list[Judged]:

@@ -68,11 +68,16 @@ grid-template-columns:repeat(auto-fill,minmax(min(100%,32rem),1fr))}
 .views{display:grid;grid-template-columns:repeat(4,1fr);gap:.6rem}
 .views>div{min-width:0}.views>div>span{display:block;font-size:.8rem;line-height:1.5}
 .views img{display:block;width:100%;height:auto;image-rendering:pixelated;border-radius:3px}
-.views bdi{font-family:var(--mono);white-space:pre}.right{color:var(--c2)}.tick{font-weight:700}
+.wide.plates{grid-template-columns:1fr}.wide .views{grid-template-columns:1fr;gap:.35rem}
+.wide .views img{width:auto;max-width:100%;border:1px solid var(--line);image-rendering:auto}
+.views bdi{font-family:var(--mono);white-space:pre}.wide .views bdi{white-space:pre-wrap}
+.right{color:var(--c2)}.tick{font-weight:700}
 mark{background:var(--mark);color:inherit;border-radius:2px;font-weight:700}
 mark.gap{border-bottom:2px solid var(--warn)}
 @media (max-width:34rem){body{font-size:15px}header,main{padding-left:.8rem;padding-right:.8rem}h1{font-size:1.4rem}
-th,td{padding:.3rem .55rem;max-width:16rem}.views{grid-template-columns:repeat(2,1fr)}figure{padding:.6rem .5rem}}
+th,td{padding:.3rem .55rem;max-width:16rem}.views{grid-template-columns:repeat(2,1fr)}
+.wide .views{grid-template-columns:1fr}
+tbody th{overflow-wrap:normal}figure{padding:.6rem .5rem}}
 @media print{.scroll,pre{overflow:visible;max-height:none}figure,.words li,.plates li,
 tr{break-inside:avoid}nav{display:none}}
 """

@@ -28,6 +28,12 @@ PLATE_METRICS = (
     "recognition_rate is the share of plates read without a mistake; after _bicubic and _target stand the floor and "
     "the ceiling; cer is edits per true character; psnr is in dB; loss is the weighted sum of the stage's terms."
 )
+DOCUMENT_METRICS = (
+    "cer is edits per true character, wer per true word, consistency edits against the reading of the clean image; "
+    "after _degraded and _target stand the start and the floor, after _otsu and _sauvola thresholds instead of a "
+    "network; psnr is in dB; loss is the weighted sum of the stage's terms."
+)
+LESS = ("wer", "ctc", "consistency", "drd")  # metrics of which less is better, besides losses and CER
 CASES = {"keep": "case is kept", "lower": "all lower case", "upper": "all upper case"}
 
 
@@ -67,7 +73,7 @@ def warnings(facts: StageFacts) -> Iterator[str]:
 def outcome(facts: StageFacts) -> Iterator[str]:
     """The result in sentences, each number with how many words it is over."""
     metric, value = facts.metric, facts.result.get(facts.metric)
-    words = facts.result.get(f"{metric.split('/')[0]}/n")
+    words = facts.result.get(f"{_source(facts, metric)}/n")
     if value is None:
         yield f"Stage {facts.name} of recipe {facts.recipe['name']} has no validation yet."
         return
@@ -82,6 +88,12 @@ def outcome(facts: StageFacts) -> Iterator[str]:
         f"It is the best of {len(facts.validations)} validations on {_set(facts, metric)} by this very metric, so it "
         "flatters a little; only a set that decided nothing gives an unbiased figure."
     )
+    found = facts.record.best.get(metric) if facts.record else None
+    if found and found["step"] == 0 and len(facts.validations) > 1:
+        yield (
+            f"The stage changed nothing: none of {len(facts.validations) - 1} validations after its first step was "
+            f"better by {metric} than the weights it started from, and those are its result."
+        )
     for name, metrics in facts.evaluations.items():
         other = metric.partition("/")[2]
         if isinstance(metrics.get(other), int | float):
@@ -99,7 +111,7 @@ def lineage(stages: Sequence[StageFacts]) -> Section:
         rows.append(
             (facts.name, facts.fingerprint, ended, origin(facts), facts.metric,
              number(facts.before.get(facts.metric)), number(facts.result.get(facts.metric)),
-             gates(facts), spoken(facts.seconds) if facts.speed else NOTHING)
+             gates(facts), spoken(facts.seconds).replace(" ", "\u00a0") if facts.speed else NOTHING)
         )  # fmt: skip
     columns = ("stage", "fingerprint", "ended", "started from", "decided by", "before", "after", "gate", "time")
     caption = "Every stage on the way to this result, first to last. Times are without validation and pauses."
@@ -137,13 +149,13 @@ def metrics_table(facts: StageFacts) -> Block:
         return Text(says="There is no validation yet.", tone="quiet")
     rows = []
     for name, after in facts.result.items():
-        source, _, metric = name.partition("/")
-        if metric != "n":
+        if not name.endswith("/n"):
             change = _change(name, after, facts.before.get(name)) if facts.before else ()
-            rows.append((name, number(after), *change, number(facts.result.get(f"{source}/n"))))
+            rows.append((name, number(after), *change, number(facts.result.get(f"{_source(facts, name)}/n"))))
     columns = ("metric", "after", *(("before", "change", "verdict") if facts.before else ()), _kind(facts))
     what = f"Validation of {'the result' if facts.record else 'the best so far'} of stage {facts.name}."
-    caption = f"{what} {PLATE_METRICS}" if facts.restores else (
+    told = PLATE_METRICS if facts.floor == "bicubic" else DOCUMENT_METRICS
+    caption = f"{what} {told}" if facts.restores else (
         f"{what} In word_accuracy_36 case is folded and all but letters and digits ignored; cer is edits per true "
         "character; ned is one minus the normalised edit distance; loss is CTC in nats per character."
     )  # fmt: skip
@@ -163,7 +175,7 @@ def evaluations(facts: StageFacts) -> Iterator[Block]:
 
 def _kind(facts: StageFacts) -> str:
     """What the metrics count."""
-    return "plates" if facts.restores else "words"
+    return ("plates" if facts.floor == "bicubic" else "pictures") if facts.restores else "words"
 
 
 def settings(facts: StageFacts, newest: StageFacts) -> Section:
@@ -266,11 +278,18 @@ def _change(name: str, after: float, before: float | None) -> tuple[str, str, st
     """The value before, by how much it changed, and whether that is better; of some metrics nobody can say."""
     if before is None:
         return NOTHING, NOTHING, ""
-    alike = abs(after - before) < 5e-5 or name.endswith(("blank_share", "entropy", "distinct"))
-    verdict = "" if alike else "better" if (after < before) == less_is_better(name) else "worse"
+    metric = name.rpartition("/")[2]
+    alike = abs(after - before) < 5e-5 or metric.startswith(("blank_share", "entropy", "distinct"))
+    less = less_is_better(name) or metric.startswith(LESS)
+    verdict = "" if alike else "better" if (after < before) == less else "worse"
     return number(before), f"{after - before:+.4f}", verdict
 
 
+def _source(facts: StageFacts, metric: str) -> str:
+    """The set a metric is of; a score is told with the first one."""
+    return metric.split("/")[0] if "/" in metric else str(next(iter(facts.stage["validate"])))
+
+
 def _set(facts: StageFacts, metric: str) -> str:
-    name = metric.split("/")[0]
+    name = _source(facts, metric)
     return f"{name}/{facts.stage['validate'].get(name, '')}"

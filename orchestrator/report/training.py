@@ -25,8 +25,10 @@ from orchestrator.report.plots import Curve, Marks, curves
 HISTORY_ROWS = 60
 SHARES = (
     "word_accuracy_36", "word_accuracy_62", "word_accuracy_94", "ned", "cer", "recognition_rate",
-    "recognition_rate_bicubic", "recognition_rate_target", "character_accuracy",
+    "recognition_rate_bicubic", "recognition_rate_target", "recognition_rate_monitor", "character_accuracy",
+    "cer_degraded", "cer_target", "wer", "f_measure", "f_measure_otsu", "f_measure_sauvola",
 )  # fmt: skip
+DECIBELS = ("psnr", "psnr_degraded", "psnr_bicubic")
 
 
 def course(facts: StageFacts) -> Section:
@@ -73,8 +75,12 @@ def validation(facts: StageFacts) -> Iterator[Block]:
         lines = _validation_curves(facts, [name for name in names if name in _metric_names(facts)])
         words = [line[f"{source}/n"] for line in facts.validations if f"{source}/n" in line]
         if lines:
-            caption = f"{number(words[-1]) if words else 'Some'} samples each time. All but cer are better high."
+            caption = f"{number(words[-1]) if words else 'Some'} samples each time. Error rates are better low."
             yield _figure(facts, f"valid-{source}", f"Validation on {source}", caption, lines, ylabel="share")
+        names = [f"{source}/{name}" for name in DECIBELS]
+        if lines := _validation_curves(facts, [name for name in names if name in _metric_names(facts)]):
+            caption = "Peak signal to noise ratio against the target."
+            yield _figure(facts, f"psnr-{source}", f"PSNR on {source}", caption, lines, ylabel="dB")
 
 
 def watched(facts: StageFacts) -> Iterator[Block]:
@@ -193,15 +199,14 @@ def speed(facts: StageFacts) -> Section:
     at = [line["epoch"] for line in lines]
     rates, waits = ([line.get(name) for line in lines] for name in ("samples_per_s", "data_wait_share"))
     known = [float(rate) for rate in rates if rate is not None and _is_number(rate)]
-    told = (
-        f"{spoken(facts.seconds)} in {len(lines)} epoch{_s(lines)}, {number(sum(known) / max(len(known), 1))} samples/s"
-    )
+    rate = number(sum(known) / max(len(known), 1))
+    told = f"{spoken(facts.seconds)} in {len(lines)} epoch{_s(lines)}, {rate} samples/s on average"
     figures = [
         Figure(title=title, caption=caption, svg=curves(
             [Curve(name=title, x=at, y=y, dots=True, banded=False)], ident=f"{facts.name}-{name}",
             alt=f"{title} of stage {facts.name}. {caption}", xlabel="epoch", ylabel=unit))
         for name, title, caption, y, unit in (
-            ("rate", "Samples per second", f"{told} on average, without validation.", rates, "samples/s"),
+            ("rate", "Samples per second", f"{told}, without validation.", rates, "samples/s"),
             ("wait", "Waiting for data", "Share of an epoch that training waited for its next batch.", waits, "share"),
         )
     ]  # fmt: skip
@@ -211,7 +216,11 @@ def speed(facts: StageFacts) -> Section:
         for line in thinned(lines, HISTORY_ROWS)
     ]  # fmt: skip
     columns = ("epoch", "seconds", "samples/s", "waiting for data")
-    table = Table(caption=f"Speed by epoch: {told} on average.", columns=columns, rows=rows, folded=True)
+    found = facts.record.best.get(facts.metric) if facts.record else None
+    ends = {line["epoch"]: line["step"] for line in facts.lines.get("epoch", ())}
+    if found and (spent := [line["seconds"] for line in lines if ends.get(line["epoch"], math.inf) <= found["step"]]):
+        told += f"; the result was there after {spoken(sum(spent))}"
+    table = Table(caption=f"Speed by epoch: {told}.", columns=columns, rows=rows, folded=True)
     return Section(title="Speed", blocks=[*figures, table])
 
 

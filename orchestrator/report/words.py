@@ -8,7 +8,7 @@ from models.metrics.confusions import NONE, Confusions
 from orchestrator.report.blocks import NOTHING, Block, Figure, Section, Table, Text, Words, number, percent
 from orchestrator.report.facts import StageFacts
 from orchestrator.report.plates import Plates
-from orchestrator.report.plots import heat
+from orchestrator.report.plots import heat, heat_png
 from orchestrator.report.readings import Readings
 
 PAIRS = 20
@@ -68,8 +68,25 @@ def lengths(readings: Readings) -> Section:
     return Section(title="By length of word", blocks=[table])
 
 
+def confusion_picture(found: Confusions) -> bytes:
+    """The map of confusions as a PNG."""
+    counts, symbols = _frequent(found)
+    return heat_png(counts, symbols, symbols)
+
+
 def _map(facts: StageFacts, found: Confusions) -> Figure:
     """The mistakes among the symbols that are in most of them."""
+    counts, symbols = _frequent(found)
+    caption = f"Mistakes among the {len(symbols)} symbols that are in most of them."
+    if NO_SYMBOL in symbols:
+        caption += f" In column {NO_SYMBOL} are characters left out, in row {NO_SYMBOL} those added."
+    alt = f"{caption} Rows are true characters, columns what was read; the table above lists the most frequent."
+    svg = heat(counts, symbols, symbols, ident=f"{facts.name}-heat", alt=alt)
+    return Figure(title="Map of confusions", caption=caption, svg=svg)
+
+
+def _frequent(found: Confusions) -> tuple[dict[tuple[str, str], int], list[str]]:
+    """``(true, read)`` -> how often, among the symbols that are in most mistakes, and those symbols."""
     weight: dict[str, int] = {}
     for true, read, times in found.mistakes():
         for symbol in (true, read):
@@ -81,13 +98,7 @@ def _map(facts: StageFacts, found: Confusions) -> Figure:
         if true in often and read in often
     }
     ranked = sorted(often, key=lambda symbol: (symbol == NONE, symbol))
-    symbols = [_symbol(symbol, NO_SYMBOL) for symbol in ranked]
-    caption = f"Mistakes among the {len(often)} symbols that are in most of them."
-    if NONE in often:
-        caption += f" In column {NO_SYMBOL} are characters left out, in row {NO_SYMBOL} those added."
-    alt = f"{caption} Rows are true characters, columns what was read; the table above lists the most frequent."
-    svg = heat(counts, symbols, symbols, ident=f"{facts.name}-heat", alt=alt)
-    return Figure(title="Map of confusions", caption=caption, svg=svg)
+    return counts, [_symbol(symbol, NO_SYMBOL) for symbol in ranked]
 
 
 def _disagreement(facts: StageFacts, readings: Readings) -> Iterator[Text]:

@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from orchestrator.identity import digest, plain
 from orchestrator.plan import PlanError, Recipe
 from orchestrator.store import Record, Store
-from orchestrator.tracking.points import Point, StageAt, events_of, flat, safe
+from orchestrator.tracking.points import PICTURES, Point, StageAt, events_of, flat, safe
 from orchestrator.tracking.tensorboard import EventFiles
 from orchestrator.tracking.thread import Tracking
 
@@ -170,10 +170,11 @@ class MlflowRuns:
     def _upload(self, at: StageAt, place: dict[str, Any]) -> None:
         """The files that have changed since they were last sent."""
         sent, run_id = place.setdefault("artifacts", {}), place["run_id"]
-        for path in (at.folder / name for name in UPLOADED):
+        pictures = sorted((at.folder / PICTURES).glob("*.png"))
+        for path in (*(at.folder / name for name in UPLOADED), *pictures):
             stamp = [path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else None
             if stamp and sent.get(path.name) != stamp:
-                self._client.log_artifact(run_id, str(path))
+                self._client.log_artifact(run_id, str(path), PICTURES if path in pictures else None)
                 if path.name == "metrics.jsonl" and (events := events_of(path)):
                     self._client.log_text(run_id, events, "events.jsonl")
                 sent[path.name] = stamp

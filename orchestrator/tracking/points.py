@@ -23,6 +23,7 @@ from typing import Any
 
 from orchestrator.plan import Stage
 
+PICTURES = "pictures"  # the folder of a stage that the report leaves PNGs in
 NOT_EVENTS = ("step", "epoch", "validation")  # of metrics.jsonl; every other kind of line there is a finding
 PLACE_OF = ("kind", "epoch", "step", "time")  # where a line belongs, not what it measured
 

@@ -9,6 +9,9 @@ terms), ``train_TERM``, and of the stage's first validation set ``val_METRIC``, 
 recognition rate and ``val_char_acc`` for the character accuracy; ``train_lcofl`` is the weighted sum of the terms
 ``characters``, ``layout`` and ``ssim``, ``train_embed`` and ``embedding_loss`` the term ``embedding``.
 
+Pictures that the report leaves in ``pictures/`` of a stage's folder are shown as images, ``comparison.png`` as
+``stage1_warmup/comparison``, at the stage's last step.
+
 A SummaryWriter would put this machine's name into the file's, and could only begin a new file. Here the length of the
 file belongs to the place that was reached, so that what a kill left beyond it is cut off and no point is there twice.
 """
@@ -24,7 +27,7 @@ from typing import Any
 
 from orchestrator.plan import Recipe
 from orchestrator.store import Record, Store
-from orchestrator.tracking.points import Point, StageAt
+from orchestrator.tracking.points import PICTURES, Point, StageAt, safe
 
 TERM_NAMES = {"embedding": ("train_embed", "embedding_loss")}
 METRIC_NAMES = {"recognition_rate": ("val_word_acc",), "character_accuracy": ("val_char_acc",)}
@@ -37,7 +40,7 @@ class EventFiles:
     name = key = "tensorboard"
 
     def __init__(self, recipe: Recipe, store: Store, stages: Sequence[StageAt]) -> None:
-        self._root = store.root
+        self._store, self._root = store, store.root
         self._folder = store.root / "tensorboard" / recipe.name / stages[-1].fingerprint
 
     @property
@@ -73,7 +76,28 @@ class EventFiles:
             place["bytes"] = file.tell()
 
     def close(self, stages: Sequence[tuple[StageAt, dict[str, Any], bool]], *, error: str, done: bool) -> None:
-        """Nothing is open between two calls."""
+        """Add the pictures that are new since they were last added; nothing else is open between two calls."""
+        for at, place, _ in stages:
+            path = self._root / place.get("file", "")
+            found = {each.name: each for each in sorted((at.folder / PICTURES).glob("*.png"))}
+            stamps = {name: [each.stat().st_size, each.stat().st_mtime_ns] for name, each in found.items()}
+            new = [found[name] for name, stamp in stamps.items() if place.get("pictures", {}).get(name) != stamp]
+            if new and path.is_file():
+                self._add_pictures(at, place, path, new)
+                place["pictures"] = stamps
+
+    def _add_pictures(self, at: StageAt, place: dict[str, Any], path: Path, new: Sequence[Path]) -> None:
+        record = self._store.read(at.folder)
+        began = (at.folder / "plan.json").stat().st_mtime
+        with path.open("r+b") as file:
+            file.truncate(place["bytes"])
+            file.seek(place["bytes"])
+            for picture in new:
+                name = f"{at.title}/{safe(picture.stem)}"
+                file.write(_framed(_image(name, picture.read_bytes(), record.steps if record else 0, began)))
+            file.flush()
+            os.fsync(file.fileno())
+            place["bytes"] = file.tell()
 
 
 def tag(at: StageAt, name: str) -> str:
@@ -127,6 +151,17 @@ def _scalar(name: str, point: Point, began: float) -> bytes:
 
     summary = Summary(value=[Summary.Value(tag=name, simple_value=point.value)])
     return Event(wall_time=point.time or began, step=point.step, summary=summary).SerializeToString()
+
+
+def _image(name: str, png: bytes, step: int, began: float) -> bytes:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    width, height = struct.unpack(">II", png[16:24])  # of its first chunk
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+    return Event(
+        wall_time=began, step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)])
+    ).SerializeToString()
 
 
 def _framed(data: bytes) -> bytes:

@@ -231,5 +231,5 @@ def test_weights_of_another_alphabet_are_not_resumed(tmp_path):
 
 
 def test_deciding_by_a_metric_nobody_measures_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"decides by \['made/loss'\]; measured are \['made/cer'\]"):
+    with pytest.raises(PlanError, match=r"decides by .'made/loss'.; measured are made/cer"):
         trained(tmp_path, evaluate=lambda judged: {"made/cer": 1.0})

@@ -108,7 +108,7 @@ def test_the_words_shown_are_those_an_independent_count_finds(trained, page):
 
 def test_readings_add_up_to_what_the_record_says(trained):
     facts = gather(folder_of(trained, "second"), trained)[0]
-    readings = readings_of(facts, Machine.of(CPU, Ranks()))
+    [readings] = readings_of(facts, Machine.of(CPU, Ranks()))
     assert readings.metrics["cer"] == pytest.approx(facts.record.metrics["mine/cer"])
     assert readings.confusions.edits / readings.confusions.characters == pytest.approx(readings.metrics["cer"])
     assert sum(row["n"] for row in readings.lengths.values()) == readings.words == 50
@@ -129,7 +129,8 @@ def test_words_are_read_in_the_precision_they_were_validated_in(store):
     record = json.loads(path.read_text())
     record["execution"]["precision_used"] = "bf16"
     path.write_text(json.dumps(record))
-    assert readings_of(gather(path.parent, store)[0], None).how.endswith("in bf16")
+    [readings] = readings_of(gather(path.parent, store)[0], None)
+    assert readings.how.endswith("in bf16")
 
 
 def test_the_page_needs_nothing_from_anywhere_and_runs_nothing(page, written):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
+from PIL import Image
 from seen import Page
 
-from orchestrator.report.blocks import Section, Table, Text, flattened, number, said, spoken, visible
+from models.metrics.confusions import aligned
+from orchestrator.report.blocks import Plate, Section, Table, Text, View, flattened, number, said, spoken, visible
 from orchestrator.report.page import html, markdown
+from orchestrator.report.pixels import comparison, picture
 from orchestrator.report.plots import Curve, Marks, curves, thinned
 from orchestrator.report.readings import Judged, best_of, surest_mistakes, worst_of
 from orchestrator.report.summary import interval
@@ -73,3 +79,13 @@ def test_every_text_of_a_block_is_escaped_in_both_pages():
     assert page.rows[1] == ["<u>", "# $ * [x](y) \\u{202e}\n| z"]
     lines = markdown("<h6>", sections, html="report.html").splitlines()
     assert r"| &lt;u&gt; | \# \$ \* \[x\](y) \\u{202e} \| z |" in lines and "# &lt;h6&gt;" in lines
+
+
+@pytest.mark.parametrize(("wide", "size"), [(96, (4 * (288 + 8), 18 + 96 + 18)), (900, (900, 18 + 4 * (300 + 18)))])
+def test_pictures_of_plates_stand_side_by_side_and_those_of_lines_below_each_other(wide, size):
+    image = picture(np.full((wide // 3, wide), 90, np.uint8))
+    views = [View(name=name, image=image, reading="A1", pairs=aligned("A1", "A1")) for name in "abcd"]
+    plate = Plate(sample="one", truth="A1", views=views, facts="")
+    sheet = Image.open(io.BytesIO(comparison([plate, plate])))
+    assert sheet.size == (size[0], 2 * (size[1] + 8))
+    assert sheet.getpixel((20, 40)) == (90, 90, 90)

@@ -13,9 +13,10 @@ from orchestrator import checkpoint
 from orchestrator.mining import Difficulty
 from orchestrator.report.blocks import Plate, PlateRows, Section, Table, Text, View
 from orchestrator.report.facts import StageFacts
+from orchestrator.report.mined import mined
 from orchestrator.report.page import html, markdown
 from orchestrator.report.plates import Seen, chosen
-from orchestrator.report.restored import mined, moved
+from orchestrator.report.restored import moved
 
 TERM = {"weight": 1.0, "trains": []}
 

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from small import a_stage, small_recipe
 from tracked_stores import (
@@ -200,3 +202,26 @@ def test_without_trackers_nothing_is_written_and_mlflow_is_not_imported(plain_ru
     code = "import sys, orchestrator.tracking; print({'mlflow', 'tensorboardX', 'torch', 'ray'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_pictures_that_a_report_left_are_shown_once_at_the_stages_last_step(plain_run, shards, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    root = copied(plain_run, tmp_path)
+    at = stages_in(root, shards)[0]
+    (at.folder / "pictures").mkdir()
+    for side in (16, 24, 24):
+        with following(small_recipe(), Store(root), [at], BOTH, say=print):
+            picture = np.zeros((side, 30, 3), np.uint8)
+            if side == 16 or not (at.folder / "pictures" / "new").exists():
+                cv2.imwrite(str(at.folder / "pictures" / "comparison.png"), picture)
+            if side == 24:
+                (at.folder / "pictures" / "new").touch()
+    [folder] = (root / "tensorboard" / "small").iterdir()
+    shown = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload().Images(f"{at.title}/comparison")
+    steps = lines(at.folder / "metrics.jsonl", "epoch")[-1]["step"]
+    assert [(each.step, each.height, each.width) for each in shown] == [(steps, 16, 30), (steps, 24, 30)]
+    assert {tag.partition("/")[0] for tag in scalars_of(folder)} == {at.title}  # nothing before them was harmed
+    client = client_of(root)
+    [run] = runs_of(client, "stage")
+    assert [each.path for each in client.list_artifacts(run.info.run_id, "pictures")] == ["pictures/comparison.png"]
