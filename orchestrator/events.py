@@ -2,8 +2,8 @@
 
 Each detector is a function of the plan, what was :class:`Seen` so far and the newest numbers. An event says what was
 found, the likely cause and the setting to change. A healthy run raises none, so every threshold below leaves room for
-what healthy runs were seen to do. Here are those of updates and epochs; ``events_validation`` and ``events_clock``
-have the others.
+what healthy runs were seen to do. Here are those of updates and epochs; ``events_adversary``, ``events_validation`` and
+``events_clock`` have the others.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Seen:
         samples: watched fact -> the first ids it was true for.
         first_loss: training loss of the first epoch.
         suspects: how many labels were suspected when that was last told.
-        validations: training loss and the stage's own validation loss and metric at each.
+        validations: training loss and the stage's own validation loss, metric and other metrics kept by, at each.
+        streaks: state -> epochs in a row, up to the last, that were in it.
         said: what is said once in a stage.
     """
 
@@ -76,6 +77,7 @@ class Seen:
     first_loss: float | None = None
     suspects: int = 0
     validations: list[dict[str, float]] = field(default_factory=list)
+    streaks: dict[str, int] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
 
     def say_once(self, what: str, event: Event) -> list[Event]:
@@ -84,6 +86,11 @@ class Seen:
             return []
         self.said.append(what)
         return [event]
+
+    def in_a_row(self, what: str, holds: bool) -> int:
+        """How many times in a row, up to now, ``what`` held; to be asked once an epoch."""
+        self.streaks[what] = self.streaks.get(what, 0) + 1 if holds else 0
+        return self.streaks[what]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +102,9 @@ class Epoch:
         loss: what was optimised, averaged over the epoch.
         clipped: updates whose gradient was cut to ``clip_norm``.
         samples: how many were learned from; ``flagged`` of them by watched fact.
-        gradient_shares: share of each term in the gradient.
+        gradient_shares: share of each own term in the gradient.
+        losses: mean of each term of all players, without its weight; ``weights`` of the own ones by the epoch's end.
+        balance: what :class:`orchestrator.balance.Balanced` remembers; empty where there is none.
     """
 
     epoch: int
@@ -106,6 +115,9 @@ class Epoch:
     samples: int
     flagged: Mapping[str, int]
     gradient_shares: Mapping[str, float]
+    losses: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    balance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def path(stage: Stage, setting: str) -> str:
@@ -225,6 +237,7 @@ FLAGGED = {  # watched fact -> what it says of samples, why, and what to change
         "lower {stage}.optim.lr, or look at those samples",
     ),
 }
+IN_SHARES = ("clipped_", "worse_than_guessing")  # what a few samples may be: ``events_adversary`` asks how many are
 OTHERWISE = ("were flagged as {fact}", "the task's rule of that name was met", "look at those samples")
 
 
@@ -232,7 +245,7 @@ def flagged_samples(stage: Stage, seen: Seen, now: Epoch, samples: Mapping[str, 
     """Samples for which a watched fact was true: told once a stage, with the ids met in the first such epoch."""
     found: list[Event] = []
     for fact, count in now.flagged.items():
-        if not count:
+        if not count or fact.startswith(IN_SHARES):
             continue
         says, cause, change = FLAGGED.get(fact, OTHERWISE)
         ids = list(samples.get(fact, ()))

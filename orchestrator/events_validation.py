@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 from orchestrator.events import Event, Seen, path
 from orchestrator.limits import less_is_better
@@ -16,6 +17,8 @@ CHANCE_LOSS = 0.98  # of the first epoch's
 
 RISES, RISEN = 3, 1.10  # validations in a row with a rising loss, and how far above its best
 PLATEAU_VALIDATIONS = 8
+DISAGREE, DISAGREE_VALIDATIONS = 0.25, 4  # share of what a metric ranged over, on both sides
+RESTORER = "generator"  # the part of every restoring task that makes images
 
 
 def red_line(stage: Stage, *, epoch: int, step: int, crossed: Mapping[str, float]) -> list[Event]:
@@ -39,8 +42,9 @@ def events_of_validation(
 ) -> list[Event]:
     """What a validation after ``epoch`` epochs, the last with training ``loss``, gives rise to; remembers it."""
     best = stage.best[0]
-    home = best.metric.rpartition("/")[0]
+    home = _home(stage, best.metric)
     known = {"train": loss, "best": metrics[best.metric]}
+    known |= {other.metric: metrics[other.metric] for other in stage.best[1:]}
     if f"{home}/loss" in metrics:
         known["loss"] = metrics[f"{home}/loss"]
     seen.validations.append(known)
@@ -54,15 +58,30 @@ def events_of_validation(
     return found
 
 
+def _home(stage: Stage, metric: str) -> str:
+    """The set that a metric is of; for a score, that of the first metric in it."""
+    score = next((score for score in stage.scores if score.name == metric), None)
+    return (score.metrics[0] if score else metric).rpartition("/")[0]
+
+
+def looked_at(stage: Stage, of: str, metrics: Mapping[str, float]) -> str:
+    """``"_target"`` where clean images of the set ``of`` are read by a stage that trains readers alone, else nothing.
+
+    What such a stage reads in restored images is the doing of a generator that is still to learn.
+    """
+    return "_target" if RESTORER not in stage.learn and f"{of}/distinct_target" in metrics else ""
+
+
 def collapse(stage: Stage, seen: Seen, *, epoch: int, step: int, metrics: Mapping[str, float]) -> list[Event]:
     """The network says the same of every image, or nothing at all."""
     found: list[Event] = []
     for of in sorted(name.rpartition("/")[0] for name in metrics if name.endswith("/distinct")):
-        distinct, blank = metrics[f"{of}/distinct"], metrics.get(f"{of}/blank_share", 0.0)
+        kind = looked_at(stage, of, metrics)
+        distinct, blank = metrics[f"{of}/distinct{kind}"], metrics.get(f"{of}/blank_share{kind}", 0.0)
         if distinct >= COLLAPSED and blank < 1.0:
             continue
-        shown = {name: metrics[f"{of}/{name}"] for name in ("distinct", "blank_share", "entropy", "n")
-                 if f"{of}/{name}" in metrics}  # fmt: skip
+        names = (*(f"{name}{kind}" for name in ("distinct", "blank_share", "entropy")), "n")
+        shown = {name: metrics[f"{of}/{name}"] for name in names if f"{of}/{name}" in metrics}
         event = Event(
             event="collapse", epoch=epoch, step=step,
             says=f"{distinct:.2%} distinct readings per word of {of}; {blank:.2%} of its frames are blank",
@@ -80,7 +99,9 @@ def at_chance(
     stage: Stage, seen: Seen, *, epoch: int, step: int, metrics: Mapping[str, float], loss: float
 ) -> list[Event]:
     """Nothing is read right, or a stage that starts from nothing has not lowered its loss."""
-    wrong = {name: value for name, value in metrics.items() if name.endswith("/cer") and value >= CHANCE_CER}
+    sets = [name.rpartition("/")[0] for name in metrics if name.endswith("/cer")]
+    rates = {name: metrics[name] for of in sets if (name := f"{of}/cer{looked_at(stage, of, metrics)}") in metrics}
+    wrong = {name: rate for name, rate in rates.items() if rate >= CHANCE_CER}
     first = seen.first_loss
     stuck = not stage.start_from and first is not None and first > 0 and loss >= CHANCE_LOSS * first
     if not wrong and not stuck:
@@ -127,7 +148,7 @@ def plateau(stage: Stage, seen: Seen, *, epoch: int, step: int) -> list[Event]:
         return []
     top = max(values) if best.mode == "max" else min(values)
     at = values.index(top)
-    perfect = top <= 0.0 if less_is_better(best.metric) else top >= 1.0
+    perfect = top == (0.0 if less_is_better(best.metric) else 1.0)  # decibels and scores go beyond 1
     if perfect or at + 1 > len(values) / 2:
         return []
     event = Event(
@@ -139,3 +160,52 @@ def plateau(stage: Stage, seen: Seen, *, epoch: int, step: int) -> list[Event]:
         evidence={"metric": best.metric, "best": top, "at": at + 1, "validations": len(values)},
     )  # fmt: skip
     return seen.say_once("plateau", event)
+
+
+def criteria_disagree(
+    stage: Stage, seen: Seen, best: Mapping[str, Mapping[str, Any]], epoch: int, step: int
+) -> list[Event]:
+    """At the end of a stage: two of its criteria keep different checkpoints, and each finds the other's choice poor.
+
+    Args:
+        best: metric -> value, step and all metrics of the checkpoint it keeps.
+    """
+    found: list[Event] = []
+    first, *others = stage.best
+    for other in others:
+        if len(seen.validations) < DISAGREE_VALIDATIONS or not {first.metric, other.metric} <= best.keys():
+            continue
+        mine, theirs = best[first.metric], best[other.metric]
+        lost = {
+            first.metric: _lost(seen, "best", mine, theirs, first.metric),
+            other.metric: _lost(seen, other.metric, theirs, mine, other.metric),
+        }
+        if mine["step"] == theirs["step"] or not min(lost.values()) > DISAGREE:
+            continue
+        event = Event(
+            event="criteria_disagree", epoch=epoch, step=step,
+            says=f"{_picked(first.metric, mine, other.metric)}; {_picked(other.metric, theirs, first.metric)}; by "
+            f"each, the other's choice is worse by {_shares(lost)} of what it ranged over",
+            cause="what one criterion rewards costs the other: pixels and readability, or noise of a small set",
+            change=f"decide by one score of both ({path(stage, 'scores')}, first in {path(stage, 'best')}), or "
+            "validate on more samples",
+            evidence={"lost": lost, "picked": {first.metric: dict(mine), other.metric: dict(theirs)}},
+        )  # fmt: skip
+        found += seen.say_once(f"criteria_disagree {other.metric}", event)
+    return found
+
+
+def _lost(seen: Seen, key: str, own: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> float:
+    """By how much a checkpoint is worse than the best by ``metric``, as a share of what that ranged over."""
+    values = [each[key] for each in seen.validations if key in each]
+    spread = max(values) - min(values) if values else 0.0
+    return abs(own["metrics"][metric] - other["metrics"][metric]) / spread if spread > 0 else 0.0
+
+
+def _picked(metric: str, own: Mapping[str, Any], other: str) -> str:
+    values = own["metrics"]
+    return f"{metric} picks update {own['step']} ({metric} {values[metric]:.4f}, {other} {values[other]:.4f})"
+
+
+def _shares(lost: Mapping[str, float]) -> str:
+    return " and ".join(f"{share:.0%}" for share in lost.values())

@@ -16,7 +16,12 @@ LATER: Mapping[str, Mapping[str, Any]] = {  # settings that came when stages had
     "orchestrator.plan.Optim": {"factors": {}},
     "orchestrator.plan.Term": {"ramp": 0},
     "orchestrator.plan.Stage": {
-        "weigh": None, "mining": None, "adversary": None, "balance": None, "scores": [], "freeze_norm": False,
+        "weigh": None,
+        "mining": None,
+        "adversary": None,
+        "balance": None,
+        "scores": [],
+        "freeze_norm": False,
     },
 }
 OWN_PACKAGES = ("models", "datasets", "orchestrator", "tune_spaces")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from orchestrator import events
 from orchestrator.events import MOST_IDS, Epoch, Event
+from orchestrator.events_adversary import events_of_terms
 from orchestrator.heard import Heard, hears
 from orchestrator.journal import Journal
 from orchestrator.measured import Measured, Names, finite
@@ -141,6 +142,8 @@ class Ledger:
             epoch=progress.epoch + 1, step=progress.step, updates=updates, loss=loss, clipped=progress.clipped,
             samples=progress.samples, flagged=progress.flagged,
             gradient_shares={name: share for name, share in shares.items() if self.now.terms[name].weight},
+            losses={name: means[f"loss/{name}"] for name in progress.sums},
+            weights={name: term.weight for name, term in self.now.terms.items()}, balance=progress.balance,
         )  # fmt: skip
         line: dict[str, Any] = {"epoch": now.epoch, "step": now.step, "lr": progress.lr} | means
         line |= {f"watch/{fact}": count / max(now.samples, 1) for fact, count in now.flagged.items()}
@@ -150,6 +153,7 @@ class Ledger:
         self.journal.write("epoch", line | shown)
         samples = {fact: self.named(ids) for fact, ids in progress.seen.samples.items() if now.flagged.get(fact)}
         self.say(events.events_of_epoch(self.stage, progress.seen, now, samples=samples))
+        self.say(events_of_terms(self.stage, progress.seen, now))
         self._suspect(now)
         close_epoch(self.stage, progress)
         progress.begin_epoch()

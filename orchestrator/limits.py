@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.plan import Recipe, Stage, Term
 
-LESS_IS_BETTER = ("loss", "cer", "wer", "drd", "consistency", "ctc")  # metrics by how the last part of their name begins, up to a "_"
+LESS_IS_BETTER = ("loss", "cer", "wer", "drd", "consistency", "ctc")  # how the last part of a metric's name begins
 
 
 class PlanError(ValueError):

@@ -21,7 +21,7 @@ from orchestrator import checkpoint
 from orchestrator.checkpoint import Staging, Writer
 from orchestrator.events import Event
 from orchestrator.events_clock import events_of_clock
-from orchestrator.events_validation import events_of_validation, red_line
+from orchestrator.events_validation import criteria_disagree, events_of_validation, red_line
 from orchestrator.journal import Journal, Log
 from orchestrator.ledger import Ledger
 from orchestrator.mining import unknown
@@ -197,9 +197,9 @@ class _Session:
                     return False
         self._read()
         line, waited, busy = pace.of_ranks(setting.ranks, setting.device)
-        now = {"epoch": progress.epoch + 1}
+        now: dict[str, Any] = {"epoch": progress.epoch + 1}
         self.log.write("epoch", now | line)
-        clock = {"step": progress.step, "seconds": line["seconds"], "waited": waited, "busy": busy}
+        clock: dict[str, Any] = {"step": progress.step, "seconds": line["seconds"], "waited": waited, "busy": busy}
         self.say_of_clock(events_of_clock(self.stage, **now, **clock))
         self._end_epoch()
         return True
@@ -255,6 +255,8 @@ class _Session:
             stops_early(stage, progress)
         if last and not progress.finished:
             progress.finished = "all epochs done"
+        if progress.finished:
+            self.ledger.say(criteria_disagree(stage, progress.seen, progress.best, progress.epoch, progress.step))
         self.save()
         self._tell(means, ended=True)
 

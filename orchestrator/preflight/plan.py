@@ -49,7 +49,7 @@ def check_settings(stage: Stage, recipe: Recipe, *, steps: int, samples: Sequenc
         )
     if stage.ema and steps * (1 - stage.ema) < 1:
         warnings.append(
-            f"stages.{stage.name}.ema: in {steps} steps an average with {stage.ema:g} stays {stage.ema**steps:.0%} what "
+            f"stages.{stage.name}.ema: in {steps} steps an average of {stage.ema:g} stays {stage.ema**steps:.0%} what "
             "it was before the first one; what is validated is mostly the start"
         )
     count = sum(len(fields(node)) for _, node in _nodes(recipe.task, "task"))

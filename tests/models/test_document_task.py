@@ -41,7 +41,9 @@ def lines(texts=((1, 2, 3), (4, 1)), target=True):
     image = torch.rand(2, 1, 32, 64) * 2 - 1
     lengths = torch.tensor([len(text) for text in texts])
     common = {"widths": widths, "tokens": tokens, "lengths": lengths, "counted": lengths > 0, "ids": (0, 1)}
-    return Pair(image=image, target=torch.rand_like(image) * 2 - 1, **common) if target else Batch(image=image, **common)
+    return (
+        Pair(image=image, target=torch.rand_like(image) * 2 - 1, **common) if target else Batch(image=image, **common)
+    )
 
 
 def touched(task, loss):

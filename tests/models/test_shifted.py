@@ -58,6 +58,6 @@ def test_padding_counts_for_nothing():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="reach: -1 is below 0"):
         ShiftedL1(reach=-1)
+    batch = pair()
     with pytest.raises(ValueError, match="the smallest picture has 16 x 32; lower it"):
-        batch = pair()
         ShiftedL1(reach=16)(batch, out(batch.target))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from small import a_stage
@@ -246,3 +246,19 @@ def test_where_nearly_all_labels_are_suspected_the_reader_is():
     [event] = suspect_labels(stage, Seen(), an_epoch(), count=11, of=20, ids=["a"])
     assert "the reader reads next to nothing" in event.cause and "train the reader" in event.change
     assert suspect_labels(a_stage(), Seen(), an_epoch(), count=11, of=20, ids=["a"]) == []
+
+
+def test_a_stage_that_trains_readers_alone_is_judged_by_what_they_read_in_clean_images():
+    bad = {"made/cer": 1.0, "made/distinct": 0.002, "made/blank_share": 1.0}
+    sound = {"made/cer_target": 0.1, "made/distinct_target": 0.9, "made/blank_share_target": 0.5}
+    falling = [{"made/loss": 3 / epoch} for epoch in range(1, 5)]
+    readers = a_stage(epochs=4)
+    assert validated(readers, [each | bad | sound for each in falling]) == []
+    worse = {"made/cer_target": 0.98, "made/distinct_target": 0.001}
+    found = validated(readers, [each | bad | sound | worse for each in falling])
+    assert sorted(event.event for event in found) == ["at_chance", "collapse"]
+    evidence = {event.event: event.evidence for event in found}
+    assert evidence["at_chance"]["made/cer_target"] == 0.98 and evidence["collapse"]["distinct_target"] == 0.001
+    both = replace(readers, learn=("generator", "rnn"))
+    found = validated(both, [each | bad | sound for each in falling])
+    assert sorted(event.event for event in found) == ["at_chance", "collapse"]

@@ -11,10 +11,11 @@ import pytest
 from small import Columns, Quiet, a_stage, shards_of, small_recipe
 from torch import nn
 
+from models.losses.text import ctc
 from orchestrator.execution import Execution
 from orchestrator.identity import plain
 from orchestrator.pipeline import Machine, check_recipe, train_recipe
-from orchestrator.plan import PlanError, StartFrom
+from orchestrator.plan import Balance, PlanError, StartFrom, Term
 from orchestrator.preflight import ACCEPTABLE, CHECKS, Found, Preflight, PreflightError, check_names
 from orchestrator.preflight import machine as preflight_machine
 from orchestrator.preflight.machine import check_resources, checkpoint_bytes
@@ -137,6 +138,18 @@ def test_patience_that_cannot_run_out_is_a_warning_and_one_that_can_is_none():
     assert "early_stop: a patience of 12 cannot run out in 2 validations" in warning
     longer = replace(finetune, epochs=40)
     assert settings(recipe, longer, samples=[60, 120], draws=[48, 12]).warnings == ()
+
+
+def test_a_balance_without_an_update_is_refused_and_an_average_that_cannot_follow_is_a_warning():
+    recipe = small_recipe()
+    stage = replace(recipe.stages[0], terms={"ctc": Term(loss=ctc), "again": Term(loss=ctc)})
+    rule = Balance(shares={"ctc": 0.5, "again": 0.5}, warmup=1, every=60)
+    assert settings(recipe, replace(stage, balance=rule), steps=100).warnings == ()  # number 60, in the second epoch
+    with pytest.raises(PreflightError, match="every 60 updates, none of which comes after its warm-up of 1 epochs"):
+        settings(recipe, replace(stage, balance=rule), steps=60)
+    [warning] = settings(recipe, replace(stage, ema=0.999)).warnings
+    assert "in 100 steps an average of 0.999 stays 90% what it was" in warning
+    assert settings(recipe, replace(stage, ema=0.99)).warnings == ()
 
 
 def test_weights_below_their_floor_are_refused_before_anything_is_trained(shards, tmp_path):
