@@ -80,13 +80,12 @@ def outcome(facts: StageFacts) -> Iterator[str]:
     before = facts.before.get(metric)
     began = f", from {number(before)} before its first step" if before is not None else ", trained from nothing"
     state = "reached" if facts.record else "stands, at its best so far, at"
+    of_set = "/" in metric  # a score is of several
+    over = f" over {number(words)} {_kind(facts)}{_interval(metric, value, words)}" if of_set else ""
+    yield f"Stage {facts.name} of recipe {facts.recipe['name']} {state} {metric} {number(value)}{over}{began}."
     yield (
-        f"Stage {facts.name} of recipe {facts.recipe['name']} {state} {metric} {number(value)} over "
-        f"{number(words)} {_kind(facts)}{_interval(metric, value, words)}{began}."
-    )
-    yield (
-        f"It is the best of {len(facts.validations)} validations on {_set(facts, metric)} by this very metric, so it "
-        "flatters a little; only a set that decided nothing gives an unbiased figure."
+        f"It is the best of {len(facts.validations)} validations{f' on {_set(facts, metric)}' if of_set else ''} by this "
+        "very metric, so it flatters a little; only a set that decided nothing gives an unbiased figure."
     )
     found = facts.record.best.get(metric) if facts.record else None
     if found and found["step"] == 0 and len(facts.validations) > 1:
