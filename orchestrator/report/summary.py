@@ -83,9 +83,10 @@ def outcome(facts: StageFacts) -> Iterator[str]:
     of_set = "/" in metric  # a score is of several
     over = f" over {number(words)} {_kind(facts)}{_interval(metric, value, words)}" if of_set else ""
     yield f"Stage {facts.name} of recipe {facts.recipe['name']} {state} {metric} {number(value)}{over}{began}."
+    where = f" on {_set(facts, metric)}" if of_set else ""
     yield (
-        f"It is the best of {len(facts.validations)} validations{f' on {_set(facts, metric)}' if of_set else ''} by this "
-        "very metric, so it flatters a little; only a set that decided nothing gives an unbiased figure."
+        f"It is the best of {len(facts.validations)} validations{where} by this very metric, so it flatters a little; "
+        "only a set that decided nothing gives an unbiased figure."
     )
     found = facts.record.best.get(metric) if facts.record else None
     if found and found["step"] == 0 and len(facts.validations) > 1:
