@@ -215,7 +215,7 @@ def test_a_stage_in_which_it_would_not_act_as_written_is_refused(rule):
 @pytest.mark.parametrize("rule", [RULE, OLD])
 def test_they_are_plan_data(rule):
     data = json.loads(json.dumps(plain(rule)))
-    assert data.pop("is") == f"orchestrator.balance.{type(rule).__name__}" and type(rule)(**data) == rule
+    assert data.pop("is") == f"orchestrator.plan.{type(rule).__name__}" and type(rule)(**data) == rule
 
 
 def test_each_rule_says_what_it_is_to_be_given():

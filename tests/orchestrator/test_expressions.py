@@ -170,5 +170,5 @@ def test_a_score_survives_a_checkpoint_with_its_expression():
 def test_it_is_plan_data():
     found = score("{lines/psnr}-50*{lines/cer}")
     data = json.loads(json.dumps(plain(found)))
-    assert data.pop("is") == "orchestrator.expressions.Expression"
+    assert data.pop("is") == "orchestrator.plan.Expression"
     assert data["text"] == "{lines/psnr} - 50 * {lines/cer}" and Expression(**data) == found

@@ -147,7 +147,7 @@ def test_06_a_frozen_part_whose_buffers_move_ends_the_stage(tmp_path):
 def test_07_a_first_learning_rate_that_is_not_the_plans_is_refused(monkeypatch):
     real = preflight_model.update
     monkeypatch.setattr(preflight_model, "update", lambda *a, lr, **k: real(*a, lr=lr * 1.5, **k))
-    with pytest.raises(PreflightError, match=r"optimiser's learning rate is \[0.015\], planned 0.01"):
+    with pytest.raises(PreflightError, match=r"optimiser's learning rate is \[0.015\], planned \[0.01\]"):
         check_effective(a_trial())
 
 
