@@ -27,8 +27,9 @@ from orchestrator.order import Step
 from orchestrator.plan import Imported, PlanError, Recipe, Stage, StartFrom
 from orchestrator.preflight import Found, Preflight, PreflightError
 from orchestrator.preflight.data import check_labels, check_shards_fit, check_splits_disjoint, check_validation
+from orchestrator.preflight.frames import check_frames, widths_met
 from orchestrator.preflight.machine import check_resources
-from orchestrator.preflight.model import Trial, check_effective, check_frames, check_gradients, widths_met
+from orchestrator.preflight.model import Trial, check_effective, check_gradients
 from orchestrator.preflight.plan import check_headroom, check_settings, check_start, restores
 from orchestrator.progress import Progress
 from orchestrator.ranks import Ranks

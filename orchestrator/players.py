@@ -39,15 +39,18 @@ class Player:
         parts = self.trained_by(term)
         return {name: p for name, p in self.parameters.items() if name.split(".")[0] in parts}
 
-    def legs(self) -> list[tuple[Mapping[str, Term], list[Tensor]]]:
-        """Terms, and parameters that get the gradient of them all: one leg, where every term trains every part."""
+    def legs(self) -> list[tuple[Mapping[str, Term], tuple[str, ...]]]:
+        """Terms, and the parts that get the gradient of them all: one leg, where every term trains every part."""
         if all(set(self.trained_by(term)) == set(self.learn) for term in self.terms):
-            return [(self.terms, list(self.parameters.values()))]
+            return [(self.terms, self.learn)]
         return [
-            ({name: term for name, term in self.terms.items() if part in self.trained_by(name)},
-             [p for name, p in self.parameters.items() if name.split(".")[0] == part])
+            ({name: term for name, term in self.terms.items() if part in self.trained_by(name)}, (part,))
             for part in self.learn
-        ]  # fmt: skip
+        ]
+
+    def within(self, parts: Sequence[str]) -> list[Tensor]:
+        """The parameters of some parts."""
+        return [p for name, p in self.parameters.items() if name.split(".")[0] in parts]
 
 
 def players_of(stage: Stage, parameters: Mapping[str, Tensor]) -> list[Player]:
@@ -122,12 +125,12 @@ def backward(players: Sequence[Player], means: Mapping[str, Mean], counts: Mappi
     Args:
         counts: of each term over all ranks.
     """
-    legs = [leg for player in players for leg in player.legs() if leg[0]]
+    legs = [(player, *leg) for player in players for leg in player.legs() if leg[0]]
     if len(legs) == 1:
-        objective(legs[0][0], means, counts).backward()
+        objective(legs[0][1], means, counts).backward()
         return
-    for number, (terms, parameters) in enumerate(legs):
-        objective(terms, means, counts).backward(inputs=parameters, retain_graph=number + 1 < len(legs))
+    for number, (player, terms, parts) in enumerate(legs, start=1):
+        objective(terms, means, counts).backward(inputs=player.within(parts), retain_graph=number < len(legs))
 
 
 def clip(players: Sequence[Player], norms: Mapping[str, Tensor]) -> Tensor:

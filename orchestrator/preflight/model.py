@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.batch import BLACK, Batch, Pair, Restored
+from models.batch import Batch
 from models.layers.deform import used_backends
 from models.mean import Mean
-from orchestrator.batches import Samples
-from orchestrator.plan import Recipe, Stage
+from orchestrator.plan import Stage
 from orchestrator.players import Player, players_of, set_learning
 from orchestrator.preflight import SHOWN, Found, PreflightError
 from orchestrator.progress import Progress, stops_early
@@ -45,44 +44,6 @@ class Trial:
     steps: int
 
 
-def check_frames(task: nn.Module, recipe: Recipe, widths: Sequence[int], device: torch.device) -> Found:
-    """The network makes, for every padded width, the frames and classes that CTC is told of."""
-    height, channels = recipe.image.height, recipe.image.channels  # type: ignore[attr-defined]
-    task.eval()
-    for width in widths:
-        image = torch.full((1, channels, height, width), BLACK, device=device)
-        one = torch.ones(1, dtype=torch.long, device=device)
-        scale = getattr(recipe.task, "scale", 0)
-        label = {"tokens": one[None], "lengths": one, "counted": one.bool(), "ids": (0,)}
-        batch = Batch(image=image, widths=one * width, **label)  # type: ignore[arg-type]
-        if scale:
-            target = torch.full((1, channels, scale * height, scale * width), BLACK, device=device)
-            batch = Pair(image=image, widths=one * width, target=target, **label)  # type: ignore[arg-type]
-        with torch.no_grad():
-            out = task(batch)
-            out = out.read if isinstance(out, Restored) else out
-        found, rule = (out.logits.shape[1], int(out.frames[0])), recipe.task.frames.of(width * max(scale, 1))
-        if found != (rule, rule):
-            raise PreflightError(
-                f"width {width}: the network makes {found[0]} frames and reports {found[1]}, the plan's rule says "
-                f"{rule}; CTC lengths would be wrong"
-            )
-        if out.logits.shape[2] != recipe.alphabet.classes:
-            raise PreflightError(
-                f"the network scores {out.logits.shape[2]} classes, the alphabet has {recipe.alphabet.classes}"
-            )
-    return Found(says=f"frames follow the plan's rule at widths {', '.join(map(str, widths))}")
-
-
-def widths_met(buckets: Sequence[int], sets: Mapping[str, Samples]) -> list[int]:
-    """Every padded width the network will see in training, and the narrowest and widest of validation."""
-    seen = set(buckets)
-    for samples in sets.values():
-        multiple = samples.multiple
-        seen |= {-(-int(width) // multiple) * multiple for width in (samples.widths.min(), samples.widths.max())}
-    return sorted(seen)
-
-
 def check_gradients(trial: Trial) -> Found:
     """Each term sends a finite gradient into each part it should train, none goes into frozen parts, none is missing.
 
@@ -94,7 +55,7 @@ def check_gradients(trial: Trial) -> Found:
         says = []
         for player in players_of(trial.stage, learning):
             for term in player.terms:
-                gradients = gradients_of(term, player.reached(term))
+                gradients = gradients_of([term], player.reached(term))
                 norms = _norms_by_part(gradients)
                 _check_reaches(trial.stage, term, player.trained_by(term), norms)
                 alive |= {name for name, gradient in gradients.items() if bool(gradient.abs().max() > 0)}
@@ -130,7 +91,7 @@ def _learns(name: str, stage: Stage) -> bool:
 
 @contextmanager
 def _untouched(trial: Trial) -> Iterator[tuple[nn.Module, Callable[..., dict[str, Tensor]]]]:
-    """A copy of the task with the stage's parts learning, and the gradient of one weighted term by parameter."""
+    """A copy of the task with the stage's parts learning, and the gradient of weighted terms together, by parameter."""
     task = copy.deepcopy(trial.task)
     set_learning(task, trial.stage)
     with _random_numbers_kept(trial.batch.image.device):
@@ -138,24 +99,8 @@ def _untouched(trial: Trial) -> Iterator[tuple[nn.Module, Callable[..., dict[str
         with trial.autocast():
             outputs = task(trial.batch)
 
-        def gradients_of(term: str, learning: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-            settings = trial.stage.all_terms[term]
-            mean = settings.loss(trial.batch, outputs)
-            if not isinstance(mean, Mean):
-                raise PreflightError(
-                    f"stage {trial.stage.name!r}: term {term!r} returns {type(mean).__name__}; a term returns a Mean "
-                    "(total and count), so that losses of different reductions are never added or compared"
-                )
-            if not bool(mean.count > 0):
-                raise PreflightError(
-                    f"stage {trial.stage.name!r}: term {term!r} counted none of {len(trial.batch.ids)} real samples"
-                )
-            objective = settings.weight * mean.total / trial.ranks.sum(mean.count.detach().clone())
-            if not objective.requires_grad:
-                raise PreflightError(
-                    f"stage {trial.stage.name!r}: term {term!r} is a constant ({float(objective):g}) as far as the "
-                    "network is concerned: no gradient leads from it to any weight"
-                )
+        def gradients_of(terms: Sequence[str], learning: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+            objective = torch.stack([_weighted(trial, term, outputs) for term in terms]).sum()
             found = torch.autograd.grad(objective, list(learning.values()), retain_graph=True, allow_unused=True)
             each = [torch.zeros_like(p) if g is None else g for p, g in zip(learning.values(), found, strict=True)]
             flat = torch.cat([gradient.reshape(-1) for gradient in each])
@@ -164,6 +109,26 @@ def _untouched(trial: Trial) -> Iterator[tuple[nn.Module, Callable[..., dict[str
             return {name: part.view(each[i].shape) for i, (name, part) in enumerate(zip(learning, parts, strict=True))}
 
         yield task, gradients_of
+
+
+def _weighted(trial: Trial, term: str, outputs: Any) -> Tensor:
+    """``()`` a term's share in the objective. Raises :class:`PreflightError` where it cannot teach anything."""
+    settings, where = trial.stage.all_terms[term], f"stage {trial.stage.name!r}: term {term!r}"
+    mean = settings.loss(trial.batch, outputs)
+    if not isinstance(mean, Mean):
+        raise PreflightError(
+            f"{where} returns {type(mean).__name__}; a term returns a Mean (total and count), so that losses of "
+            "different reductions are never added or compared"
+        )
+    if not bool(mean.count > 0):
+        raise PreflightError(f"{where} counted none of {len(trial.batch.ids)} real samples")
+    share = settings.weight * mean.total / trial.ranks.sum(mean.count.detach().clone())
+    if not share.requires_grad:
+        raise PreflightError(
+            f"{where} is a constant ({float(share):g}) as far as the network is concerned: no gradient leads from it "
+            "to any weight"
+        )
+    return share
 
 
 def _norms_by_part(gradients: Mapping[str, Tensor]) -> dict[str, float]:
@@ -188,10 +153,10 @@ def check_effective(trial: Trial) -> Found:
         learning = {name: p for name, p in task.named_parameters() if p.requires_grad}
         planned = {name: torch.zeros_like(p) for name, p in learning.items()}
         players = players_of(stage, learning)
-        for player in players:
-            for term in player.terms:
-                for name, gradient in gradients_of(term, player.reached(term)).items():
-                    planned[name] += gradient
+        for terms, parts in (leg for player in players for leg in player.legs()):
+            own = {name: p for name, p in learning.items() if name.split(".")[0] in parts}
+            # All at once: what is cut to the range of an image lets gradients pass by the sign of their sum.
+            planned |= gradients_of(list(terms), own)
         before = {name: p.detach().clone() for name, p in learning.items()}
     fresh = copy.deepcopy(trial.task)
     with _random_numbers_kept(trial.batch.image.device):

@@ -44,7 +44,8 @@ from orchestrator.plan import Best, PlanError, Term
 from orchestrator.preflight import PreflightError
 from orchestrator.preflight import model as preflight_model
 from orchestrator.preflight.data import check_labels, check_shards_fit, check_splits_disjoint
-from orchestrator.preflight.model import Trial, check_effective, check_frames, check_gradients
+from orchestrator.preflight.frames import check_frames
+from orchestrator.preflight.model import Trial, check_effective, check_gradients
 from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
 from orchestrator.store import Record, Store, StoreError

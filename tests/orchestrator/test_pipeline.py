@@ -18,7 +18,7 @@ from orchestrator.pipeline import GateNotMet, Machine, train_recipe
 from orchestrator.plan import PlanError, Recipe
 from orchestrator.preflight import PreflightError
 from orchestrator.preflight import machine as preflight_machine
-from orchestrator.preflight import model as preflight_model
+from orchestrator.preflight.frames import check_frames
 from orchestrator.ranks import Ranks
 from orchestrator.store import Store
 
@@ -156,7 +156,7 @@ def test_a_network_whose_frames_are_not_the_plans_is_refused(shards):
     with pytest.raises(
         PreflightError, match="width 32: the network makes 9 frames and reports 9, the plan's rule says 16"
     ):
-        preflight_model.check_frames(recipe.task.build(), lying, [32], torch.device("cpu"))
+        check_frames(recipe.task.build(), lying, [32], torch.device("cpu"))
 
 
 def test_a_head_that_scores_other_classes_than_the_alphabet_is_refused():
@@ -164,7 +164,7 @@ def test_a_head_that_scores_other_classes_than_the_alphabet_is_refused():
     narrower = Alphabet(symbols=recipe.alphabet.symbols[:-1])
     lying = type("R", (), {"image": recipe.image, "alphabet": narrower, "task": recipe.task})()
     with pytest.raises(PreflightError, match="scores 63 classes, the alphabet has 62"):
-        preflight_model.check_frames(recipe.task.build(), lying, [32], torch.device("cpu"))
+        check_frames(recipe.task.build(), lying, [32], torch.device("cpu"))
 
 
 def test_more_workers_than_a_step_has_samples_is_refused():
