@@ -4,8 +4,8 @@ Run: ``python -m benchmarks.document_step [--sizes 64x512 128x1024] [--generator
 
 The seed's is :mod:`benchmarks.plain_documents`, in fp32. Ours is :func:`orchestrator.update.update` as the loop calls
 it, with the plan's own ``adversarial`` stage. Both start from the same weights, and that their first losses are the
-same is made sure of first. Networks are narrower than the plan's, so that two cores do it in minutes: all three at ``--width``
-of theirs. ``--parts`` tells where both steps spend their time, ``--memory`` the most memory that each needs.
+same is made sure of first. Networks are narrower than the plan's, so that two cores do it in minutes: all three at
+``--width`` of theirs. ``--parts`` tells where both steps spend their time, ``--memory`` the most memory each needs.
 """
 
 from __future__ import annotations

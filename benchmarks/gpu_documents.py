@@ -69,7 +69,7 @@ def on(batch: Pair, device: torch.device, layout: torch.memory_format) -> Pair:
     """``batch`` on ``device``, its images in ``layout``."""
     names = ("image", "target", "widths", "tokens", "lengths", "counted")
     laid: dict[str, Tensor] = {name: getattr(batch, name).to(device) for name in names}
-    return replace(batch, **{n: t.contiguous(memory_format=layout) if t.ndim == 4 else t for n, t in laid.items()})
+    return replace(batch, **{n: t.contiguous(memory_format=layout) if t.ndim == 4 else t for n, t in laid.items()})  # type: ignore[arg-type]
 
 
 def ways(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from models.batch import Pair
 from models.layers.transformer import positions
+from models.recognizers.transformer import TransformerReaderConfig
 from models.restorers.documents import EnhancedConfig, UNetConfig
 from models.tasks.document import DocumentRestoration, DocumentTask
 
@@ -130,12 +131,12 @@ class PlainDense(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x, skips = self.first(x), []
         for scale, down in zip(self.scales, self.down, strict=False):
-            x = scale["blocks"](x)
+            x = scale["blocks"](x)  # type: ignore[index]
             skips.append(x)
             x = down(x)
-        x = self.pyramid(self.scales[-1]["blocks"](x))
+        x = self.pyramid(self.scales[-1]["blocks"](x))  # type: ignore[index]
         for up, fuse, join in reversed(list(zip(self.up, self.fuse, self.join, strict=True))):
-            x = join["blocks"](fuse(torch.cat([skips.pop(), up(x)], dim=1)))
+            x = join["blocks"](fuse(torch.cat([skips.pop(), up(x)], dim=1)))  # type: ignore[index]
         return x
 
 
@@ -210,6 +211,7 @@ class PlainReader(nn.Module):
     def __init__(self, task: DocumentTask) -> None:
         super().__init__()
         config = task.recognizer
+        assert isinstance(config, TransformerReaderConfig)
         c64, c128, c256, c512 = (round(full * config.width) for full in (64, 128, 256, 512))
         sizes = [config.channels, c64, c64, c128, c128, c256, c256, c512, c512]
         convs = (PlainConvBlock(*each, pool=i in (1, 3, 5)) for i, each in enumerate(pairwise(sizes)))
@@ -309,11 +311,8 @@ class PlainRecipe:
     def learn(self, part: str, loss: Tensor) -> None:
         self.networks.zero_grad()
         self.backward(loss)
-        self.update(part)
+        nn.utils.clip_grad_norm_(getattr(self.networks, part).parameters(), self.clip_norm)
+        self.optimizers[part].step()
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
-
-    def update(self, part: str) -> None:
-        nn.utils.clip_grad_norm_(getattr(self.networks, part).parameters(), self.clip_norm)
-        self.optimizers[part].step()

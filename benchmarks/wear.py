@@ -81,8 +81,8 @@ def plain(image: np.ndarray, back: np.ndarray, paper: np.ndarray, number: int) -
             cv2.circle(made, place, int(rng.integers(1, 5)), int(rng.integers(60, 150)), -1)
     if rng.random() < 0.6:
         for _ in range(int(rng.integers(4))):
-            ends = [(int(rng.integers(width)), int(rng.integers(height))) for _ in range(2)]
-            cv2.line(made, *ends, 80, int(rng.integers(1, 3)))
+            start, end = ((int(rng.integers(width)), int(rng.integers(height))) for _ in range(2))
+            cv2.line(made, start, end, 80, int(rng.integers(1, 3)))
         for _ in range(int(rng.integers(3))):
             left, top, side = int(rng.integers(width)), int(rng.integers(height)), int(rng.integers(10, 51))
             box = made[top : top + side, left : left + side]

@@ -104,7 +104,7 @@ def test_a_batch_without_text_is_restored_and_not_read():
 
 
 def test_parts_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="channels differ .generator 3, discriminator 1, recognizer 1."):
+    with pytest.raises(ValueError, match=r"channels differ .generator 3, discriminator 1, recognizer 1."):
         DocumentTask(generator=UNetConfig(channels=3), discriminator=PATCH, recognizer=READER)
     with pytest.raises(ValueError, match="the discriminator reads 9 classes, the recognizer 5"):
         DocumentTask(generator=GENERATOR, discriminator=DualConfig(classes=9), recognizer=READER)
