@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from models.batch import Judged, Pair
 from models.losses.adversarial import DiscriminatorTerm, GeneratorTerm
 from models.losses.image import l1
+from models.losses.line_ctc import Ceiling, LineCTC
 from models.mean import Mean
 from orchestrator import update as update_module
 from orchestrator.gradients import norms_of
@@ -271,3 +272,15 @@ def test_frozen_normalisation_keeps_its_statistics_while_its_part_learns():
     set_learning(trainee.task, kept)  # as after each validation
     one_update(trainee, kept, some_lines(seed=1))
     assert all(torch.equal(buffer, before[name]) for name, buffer in trainee.task.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "share"), [("log_tail", 1e-3, 1.0), ("log_tail", 1e6, 0.0), ("none", 1e-3, None)]
+)
+def test_the_samples_that_a_ceiling_clips_are_counted_by_the_term(mode, value, share):
+    stage = adversarial(terms={**TERMS, "ctc": Term(loss=LineCTC(ceiling=Ceiling(mode=mode, value=value)))})
+    found = one_update(trainee_of(stage, a_task()), stage, some_lines())
+    if share is None:
+        assert "clipped_ctc" not in found.flagged  # what has no ceiling clips nothing
+    else:
+        assert found.flagged["clipped_ctc"] == share * found.samples

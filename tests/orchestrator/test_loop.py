@@ -189,6 +189,14 @@ def test_the_best_checkpoint_outlives_rotation(tmp_path):
     assert "step-00000008" in kept and len(kept) == 3
 
 
+def test_what_is_not_a_number_is_never_best_and_never_in_the_way(tmp_path):
+    nan = float("nan")
+    stage = a_stage(epochs=4, early_stop=EarlyStop(metric="made/loss", mode="min", patience=3))
+    _, progress = trained(tmp_path, stage=stage, evaluate=scripted([nan, 2.0, nan, 1.5]))
+    assert progress.best["made/loss"]["value"] == 1.5 and progress.stop_best == 1.5
+    assert progress.finished == "all epochs done"
+
+
 def test_a_checkpoint_that_crosses_a_red_line_is_not_best(tmp_path):
     stage = a_stage(epochs=2, red_lines={"made/loss": 0.5}, start_from=StartFrom(stage="earlier", parts=("cnn", "rnn")))
     _, progress = trained(tmp_path, stage=stage, evaluate=scripted([2.0, 2.6, 1.5]))

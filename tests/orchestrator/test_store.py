@@ -41,6 +41,12 @@ def test_a_record_reads_back_as_written(store):
     assert store.read(folder) == RECORD
 
 
+def test_metrics_say_their_n_and_a_score_is_of_no_single_set():
+    assert replace(RECORD, metrics={**RECORD.metrics, "score": 12.5}).metrics["score"] == 12.5
+    with pytest.raises(StoreError, match="metrics of rendered do not say their N"):
+        replace(RECORD, metrics={**RECORD.metrics, "rendered/ned": 0.5})
+
+
 def test_without_a_record_there_is_no_result(store):
     assert store.read(begun(store)) is None
     assert store.read(store.root / "nowhere") is None
