@@ -12,6 +12,7 @@ from orchestrator.plan import Recipe, Stage
 from orchestrator.preflight import Found, PreflightError
 
 HEADROOM = 0.02  # of the CER: what a recogniser must read better in clean images than in those to be restored
+LEARNED = 0.5  # of what a uniform guess costs: the most that clean images may cost the recogniser
 BEFORE = ("bicubic", "degraded")  # what images are called before they are restored, in the names of metrics
 
 
@@ -131,8 +132,22 @@ def check_headroom(stage: Stage, measured: Mapping[str, float]) -> Found:
                 f"stage {stage.name!r}, {told}; the first must be lower by {HEADROOM:g} at least, or it is no guide. "
                 "Train it longer; look at what it reads in clean images, and at their range, polarity and orientation"
             )
-        says.append(told)
+        says.append(told + _better_than_a_guess(stage, name, measured))
     return Found(says="; ".join(says))
+
+
+def _better_than_a_guess(stage: Stage, name: str, measured: Mapping[str, float]) -> str:
+    """What is said of the recogniser's CTC in clean images, where it is measured against that of a uniform guess."""
+    clean, guess = measured.get(f"{name}/ctc_target"), measured.get(f"{name}/ctc_uniform")
+    if clean is None or guess is None:
+        return ""
+    if not clean < LEARNED * guess:
+        raise PreflightError(
+            f"stage {stage.name!r}, {name}: clean images cost the recogniser {clean:.3f} nats per character, a uniform "
+            f"guess {guess:.3f}; it must be less than {LEARNED:g} of that, or its CTC is a floor that no generator can "
+            "lower. Look for another alphabet, blank or orientation than it was trained with"
+        )
+    return f", CTC {clean:.3f} nats per character in clean ones (a uniform guess: {guess:.3f})"
 
 
 def restores(measured: Mapping[str, float]) -> bool:

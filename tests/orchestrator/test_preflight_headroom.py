@@ -22,5 +22,23 @@ def test_one_that_does_not_is_refused(clean, start):
         check_headroom(WARMUP, {"plates/cer_target": clean, "plates/cer_degraded": start})
 
 
+LINES = {"plates/cer_target": 0.1, "plates/cer_degraded": 0.7, "plates/ctc_uniform": 12.0}
+
+
+def test_a_guide_is_far_better_than_a_uniform_guess():
+    found = check_headroom(WARMUP, {**LINES, "plates/ctc_target": 0.58})
+    assert found.says.endswith(", CTC 0.580 nats per character in clean ones (a uniform guess: 12.000)")
+
+
+@pytest.mark.parametrize("clean", [6.0, 15.6, float("nan")])
+def test_one_that_is_sure_of_the_wrong_thing_is_refused(clean):
+    with pytest.raises(PreflightError, match=r"a uniform guess 12\.000; it must be less than 0\.5 of that"):
+        check_headroom(WARMUP, {**LINES, "plates/ctc_target": clean})
+
+
+def test_pages_without_text_are_not_asked():
+    assert check_headroom(WARMUP, {"plates/psnr": 12.0}).says == ""
+
+
 def test_only_restoring_tasks_are_asked():
     assert restores({"plates/cer_target": 0.1}) and not restores({"plates/cer": 0.1, "plates/n": 5})
