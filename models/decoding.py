@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.text import Alphabet
+
 BLANK = 0
 CHUNK = 4096  # candidates scored at once: bounds the memory of a half-million-word lexicon
 
@@ -51,6 +53,30 @@ def greedy_confidences(logits: Tensor, frames: Tensor) -> list[tuple[float, ...]
         tuple(number for number, keep in zip(row, keeps, strict=True) if keep)
         for row, keeps in zip(kept, symbols.tolist(), strict=True)
     ]
+
+
+def greedy_texts(logits: Tensor, frames: Tensor, alphabet: Alphabet) -> list[tuple[str, tuple[float, ...]]]:
+    """The normal text that :func:`greedy` reads in each image, and one confidence for each of its characters."""
+    labels, sure = greedy(logits, frames), greedy_confidences(logits, frames)
+    raw = [alphabet.decode(label) for label in labels]
+    return [(text := alphabet.normalize(one), kept(one, text, own)) for one, own in zip(raw, sure, strict=True)]
+
+
+def kept(raw: str, text: str, sure: Sequence[float]) -> tuple[float, ...]:
+    """Of one confidence for each character of ``raw`` those of ``text``, which normalising made of it.
+
+    Whitespace at the ends and all but the first of a run goes; a character that was composed of several has the
+    confidence of the one at its place.
+    """
+    if len(raw) == len(text):
+        return tuple(sure)
+    found, place = [], 0
+    for symbol in text:
+        at = raw.find(symbol, place)
+        at = min(place, len(raw) - 1) if at < 0 else at
+        found.append(sure[at])
+        place = at + 1
+    return tuple(found)
 
 
 def confidence(logits: Tensor, frames: Tensor, readings: Sequence[Sequence[int]]) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from datasets.plate_text import folded
 from models.batch import Batch, Pair, Read, Restored
-from models.decoding import greedy, greedy_confidences
+from models.decoding import greedy_texts
 from models.mean import Mean
 from models.metrics.collapse import frame_counts, shares
 from models.metrics.image import psnr, ssim
@@ -165,8 +165,7 @@ def _compared(batch: Pair, out: Restored, bicubic: Restored, terms: Mapping[str,
 
 def _greedy(alphabet: Alphabet) -> Decode:
     def decode(read: Read, extras: Sequence[Extras]) -> list[tuple[str, tuple[float, ...]]]:
-        texts = [alphabet.normalize(alphabet.decode(label)) for label in greedy(read.logits, read.frames)]
-        return list(zip(texts, greedy_confidences(read.logits, read.frames), strict=True))
+        return greedy_texts(read.logits, read.frames, alphabet)
 
     return decode
 

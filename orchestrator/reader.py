@@ -16,7 +16,7 @@ from datasets.line_image import LineSpec
 from datasets.pair_image import PairSpec
 from datasets.row import BadImage
 from models.batch import Batch, Read, Restored
-from models.decoding import greedy_confidences
+from models.decoding import greedy_texts
 from models.text import Alphabet, Frames
 from orchestrator.evaluate import Reading, read_of
 from orchestrator.pipeline import Machine
@@ -107,7 +107,7 @@ def restorations_of(reader: Reader, originals: Sequence[np.ndarray], batch: Batc
     arrays = out.image.float().add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     spec: PairSpec | LineSpec = reader.recipe.image  # type: ignore[assignment]
     read = _read(out)
-    sure = greedy_confidences(read.logits, read.frames)
+    sure = [each for _, each in greedy_texts(read.logits, read.frames, reader.alphabet)]
     readings = read_of(batch, read, reader.alphabet)
     return [
         Restoration(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datasets.plate_text import folded
 from models.batch import Pair, Read
-from models.decoding import greedy_confidences
+from models.decoding import greedy_texts
 from models.metrics.confusions import Confusions, aligned, confusions
 from models.metrics.plates import Frame, breakdown, interval
 from orchestrator.batches import Samples, in_order
@@ -193,7 +193,8 @@ def _seen(reader: Reader, samples: Samples, batch: Pair) -> list[Seen]:
     if readable:
         readings = [read_of(batch, read, reader.alphabet) for read in reads]
         texts, sure = [[each.text for each in of] for of in readings], [each.confidence for each in readings[RESTORED]]
-        by_symbol = greedy_confidences(reads[RESTORED].logits, reads[RESTORED].frames)  # type: ignore[assignment]
+        spelled = greedy_texts(reads[RESTORED].logits, reads[RESTORED].frames, reader.alphabet)
+        by_symbol = [each for _, each in spelled]  # type: ignore[misc]
     decibels = [_decibels(views[view][0], batch, reader.task.scale) for view in (FLOOR, RESTORED)]  # type: ignore[arg-type]
     seen = []
     for row, sample in enumerate(batch.ids):

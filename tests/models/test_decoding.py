@@ -13,6 +13,7 @@ from models.decoding import (
     confidence,
     greedy,
     greedy_confidences,
+    kept,
     lexicon_log_likelihoods,
     log_likelihoods,
     prefix_beam,
@@ -151,3 +152,18 @@ def test_greedy_confidences_by_hand():
     probs = ((1 - sure) / 2)[..., None].expand(-1, -1, 3).scatter(2, best[..., None], sure[..., None])
     assert greedy_confidences(probs.log(), torch.tensor([5])) == [pytest.approx((0.8, 0.5, 0.7))]
     assert greedy_confidences(probs.log(), torch.tensor([0])) == [()]
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "places"),
+    [
+        ("ab", "ab", [0, 1]),
+        (" a  b ", "a b", [1, 2, 4]),
+        ("  ", "", []),
+        ("a b", "a b", [0, 1, 2]),
+        ("b  b", "b b", [0, 1, 3]),
+    ],
+)
+def test_confidences_stay_with_their_characters_where_whitespace_is_folded(raw, text, places):
+    sure = [0.1 * number for number in range(len(raw))]
+    assert kept(raw, text, sure) == tuple(sure[place] for place in places)
