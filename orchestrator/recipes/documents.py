@@ -137,7 +137,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "stages.adversarial.optim.lr": 1e-3,
         "stages.joint.epochs": 4,
         "stages.joint.optim.lr": 5e-4,
-        "stages.pixel_finetune.epochs": 4,
-        "stages.pixel_finetune.optim.lr": 5e-4,
+        "stages.pixel_finetune.epochs": 12,
+        "stages.pixel_finetune.optim.lr": 1e-3,
     },
 }
