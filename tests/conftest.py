@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # bits depend on it, and the networks of tests are too small for more
 
 
 @pytest.fixture(scope="session")
