@@ -27,6 +27,7 @@ from torch import Tensor
 from orchestrator.files import sha256_of, sync_folder, write_json
 
 SCHEMA = 1
+KEEP_NEWEST = 2
 
 
 class CheckpointError(RuntimeError):
@@ -82,6 +83,24 @@ def write(folder: Path, contents: Contents) -> None:
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
+    try:
+        _fill(draft, contents)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)  # of a full disk it would keep the last bytes
+        raise
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(draft, folder)
+    sync_folder(folder.parent)
+
+
+def put(folder: Path, contents: Contents, keep: Iterable[str]) -> None:
+    """Write a checkpoint, and only then delete older ones, but those named in ``keep``."""
+    write(folder, contents)
+    rotate(folder.parent, keep=keep, newest=KEEP_NEWEST)
+
+
+def _fill(draft: Path, contents: Contents) -> None:
     for file, tensors in contents.tensors.items():
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / f"{file}.safetensors")
     write_json(draft / "progress.json", contents.progress)
@@ -89,10 +108,6 @@ def write(folder: Path, contents: Contents) -> None:
     for name in files:
         _sync_file(draft / name)
     write_json(draft / "manifest.json", {"schema": SCHEMA, "files": files, "fits": contents.fits})
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(draft, folder)
-    sync_folder(folder.parent)
 
 
 def verify(folder: Path) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.execution import Execution, available_cores, check_workers
 from orchestrator.identity import fingerprint
 from orchestrator.plan import PlanError, Recipe
+from orchestrator.redact import redacted
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
@@ -28,13 +29,15 @@ RESTORED = "plumbline-restored"  # the folder that restored pictures go to
 
 def train(
     recipe: Recipe, store: Store, execution: Execution, *,
-    roots: Mapping[str, Path], sources: Sequence[str], only: Sequence[str] = (),
+    roots: Mapping[str, str], sources: Sequence[str], only: Sequence[str] = (),
     trackers: str = "none", report: bool = True,
 ) -> int:  # fmt: skip
     """Ingest what is not, then train; shows how it goes, and after a stop what to say to go on."""
     from orchestrator.console import say, watch
     from orchestrator.live import LiveFolder
+    from orchestrator.places import bring
     from orchestrator.preflight import check_names
+    from orchestrator.sources import ingested
     from orchestrator.tracking import following, sinks_named
     from orchestrator.worker import get_ready, new_live_folder, train_here, train_on_ray
 
@@ -50,26 +53,31 @@ def train(
     with following(recipe, store, stages, sinks, say=say) as tracking:
         done = watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only))
         shutil.rmtree(live.folder)
+        for each in stages:  # another node may have trained them
+            store.find(each.folder)
         if done and report:
-            _reported(stages[-1].folder, store, execution)
+            _reported(bring(store, stages[-1].folder), store, execution)
+    for each in stages:
+        store.origin.publish_files(each.folder, ["tracked.json"])
     if done:
         for place in tracking.where:
             say(place)
         return DONE
     say("Stopped; a checkpoint is saved. This goes on from there:")
-    say(f"  python -m orchestrator.run {shlex.join(sys.argv[1:])}".rstrip())
+    say(redacted(f"  python -m orchestrator.run {shlex.join(sys.argv[1:])}".rstrip()))
     return 128 + (received[0] if received else signal.SIGINT)
 
 
 def check(
     recipe: Recipe, store: Store, execution: Execution, *,
-    roots: Mapping[str, Path], sources: Sequence[str], only: Sequence[str], as_json: bool,
+    roots: Mapping[str, str], sources: Sequence[str], only: Sequence[str], as_json: bool,
 ) -> int:  # fmt: skip
     """Run every check of preflight for every stage, print what each found; 1 when any refuses."""
     from orchestrator.live import LiveFolder
     from orchestrator.pipeline import Machine, check_recipe
     from orchestrator.preflight import check_names
     from orchestrator.ranks import Ranks
+    from orchestrator.sources import ingested
     from orchestrator.worker import new_live_folder
 
     check_names(execution.accept)
@@ -139,6 +147,8 @@ def report(place: Path, store: Store, execution: Execution) -> int:
 
     folder = place.parent if place.name == "record.json" else place
     page, text = write_report(folder.expanduser().resolve(), store, Machine.of(execution, Ranks()))
+    if folder.is_relative_to(store.root):
+        store.origin.publish_files(folder, [page.name, text.name])
     say(f"Report: {page}")
     say(f"        {text}")
     return DONE
@@ -165,28 +175,6 @@ def stop_on_signals(live: LiveFolder) -> list[int]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask)
     return received
-
-
-def ingested(recipe: Recipe, store: Store, *, roots: Mapping[str, Path], sources: Sequence[str]) -> dict[str, Path]:
-    """Source -> folder of its shards, made where they are not there or not up to date."""
-    from datasets.row import Stamped
-    from orchestrator.console import counting, say
-    from orchestrator.ingest import ingest
-    from orchestrator.manifest import Manifest, summary
-
-    for name in set(sources) - set(roots):  # who reads a folder asks for it now, not after the hours another takes
-        if not isinstance(recipe.sources[name], Stamped):
-            next(iter(recipe.sources[name].rows(None)), None)
-    store.ready()
-    folders = {}
-    for name in sources:
-        with counting(f"ingest {name}") as progress:
-            folders[name] = ingest(
-                recipe.sources[name], roots.get(name), name=name, image=recipe.image, alphabet=recipe.alphabet,  # type: ignore[arg-type]
-                frames=recipe.task.frames, store=store.root, progress=progress,  # type: ignore[arg-type]
-            )  # fmt: skip
-        say(summary(Manifest.read(folders[name])))
-    return folders
 
 
 def evaluate(
@@ -223,6 +211,7 @@ def evaluate(
         else:
             metrics = score(reader, samples, lexicons=lexicons, beam=beam)
         write_json(folder / f"evaluation-{name}-{split}.json", metrics)
+        store.origin.publish_files(folder, [f"evaluation-{name}-{split}.json"])
         if reader.restores and not as_json:
             print("\n".join([f"{folder.name} on {name}/{split}", *shown(metrics)]))
         else:
@@ -268,14 +257,14 @@ def runs(store: Store, recipe: str | None) -> int:
     found = list(store.stages(recipe))
     for folder, record in found:
         if record is None:
-            begun = any((folder / "checkpoints").glob("step-*"))
-            print(f"{folder.parent.name}/{folder.name}\t{'not finished, resumable' if begun else 'begun'}")
+            begun = "not finished, resumable" if store.origin.resumable(folder) else "begun"
+            print(f"{folder.parent.name}/{folder.name}\t{begun}")
             continue
         lineage = f" from {record.parent}" if record.parent else ""
         best = ", ".join(f"{name} {each['value']:.4f} at step {each['step']}" for name, each in record.best.items())
         print(f"{record.recipe}/{folder.name}\tdone ({record.finished}){lineage}\t{best}")
     if not found:
-        print(f"nothing in {store.root}")
+        print(f"nothing in {store}")
     return DONE
 
 
@@ -284,10 +273,11 @@ def recorded(recipe: Recipe, wanted: str, store: Store, contents: Mapping[str, s
     stages = [recipe.stage(wanted)] if wanted else list(reversed(recipe.stages))
     for stage in stages:
         folder = store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents))
-        if store.read(folder):
+        if record := store.find(folder):
+            store.origin.fetch_stage(folder, checkpoints=[Path(record.checkpoint).name])
             return folder
     raise PlanError(
-        f"no record of {' or '.join(stage.name for stage in stages)} for this plan and data in {store.root}; "
+        f"no record of {' or '.join(stage.name for stage in stages)} for this plan and data in {store}; "
         "train it first with the same --preset, --set and --data, or see `runs`"
     )
 
@@ -296,7 +286,7 @@ def newest(store: Store) -> Path:
     """The stage that was finished last."""
     finished = [folder for folder, record in store.stages() if record]
     if not finished:
-        raise PlanError(f"{store.root} holds no finished stage; train one, or name a checkpoint with --from")
+        raise PlanError(f"{store} holds no finished stage; train one, or name a checkpoint with --from")
     return max(finished, key=lambda folder: (folder / "record.json").stat().st_mtime)
 
 

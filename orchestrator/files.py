@@ -8,12 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from orchestrator.redact import redacted
+
 
 def write_json(path: Path, data: Any) -> None:
-    """Replace ``path`` in one step: a reader sees the old text or the new one, never a part."""
+    """Replace ``path`` in one step: a reader sees the old text or the new one, never a part, and no credentials."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     with draft.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+        file.write(redacted(json.dumps(data, indent=2, ensure_ascii=False)) + "\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)

@@ -120,9 +120,16 @@ class Manifest:
         """The manifest in ``folder``. Raises :class:`ShardError`."""
         path = folder / MANIFEST
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            return cls.of(path.read_bytes(), path)
         except FileNotFoundError as error:
             raise ShardError(f"{path} is missing: nothing is ingested there, or not to the end; ingest it") from error
+
+    @classmethod
+    def of(cls, text: bytes, path: Path) -> Manifest:
+        """The manifest that ``text`` is; ``path`` is where it was read. Raises :class:`ShardError`."""
+        folder = path.parent
+        try:
+            data = json.loads(text)
         except ValueError as error:
             raise ShardError(f"{path} is not JSON ({error}); ingest {folder.name} again") from error
         found = data.get("schema") if isinstance(data, dict) else None

@@ -22,7 +22,22 @@ def execution_of(options: argparse.Namespace) -> Execution:
 
 
 def store_of(options: argparse.Namespace) -> Store:
-    return Store(options.store.expanduser().resolve())
+    """The store that is asked for; of one at a URL, with this node's working copy."""
+    from orchestrator.remote import is_url
+    from orchestrator.working_copy import store_at
+
+    return store_at(options.store) if is_url(options.store) else Store(Path(options.store).expanduser().resolve())
+
+
+def place_of(options: argparse.Namespace) -> Path:
+    """The stage, checkpoint or export that is asked for, on this machine; else the stage that ended last."""
+    from orchestrator import commands
+    from orchestrator.places import bring, path_of_place
+
+    if options.place:
+        return path_of_place(options.place)
+    store = store_of(options)
+    return bring(store, commands.newest(store))
 
 
 def plan_options(command: argparse.ArgumentParser) -> None:
@@ -35,8 +50,13 @@ def plan_options(command: argparse.ArgumentParser) -> None:
 
 
 def data_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", action="append", default=[], metavar="NAME=DIR", help="where a source lies")
-    command.add_argument("--store", type=Path, default=Path(STORE), help=f"where results go (default: {STORE})")
+    command.add_argument("--data", action="append", default=[], metavar="NAME=DIR",
+                         help="where a source lies: a folder, or the URL of one")  # fmt: skip
+    store_option(command, f"where results go: a folder or a URL, such as s3://BUCKET/NAME (default: {STORE})")
+
+
+def store_option(command: argparse.ArgumentParser, text: str = f"a folder or a URL (default: {STORE})") -> None:
+    command.add_argument("--store", default=STORE, help=text)
 
 
 def device_options(command: argparse.ArgumentParser) -> None:
@@ -62,11 +82,12 @@ def preflight_options(command: argparse.ArgumentParser) -> None:
                          help="record what this preflight check refuses and go on; may be repeated")  # fmt: skip
 
 
-def roots_of(options: argparse.Namespace, recipe: Recipe) -> dict[str, Path]:
-    roots = {name: Path(path).expanduser() for name, path in (pair(each, "--data") for each in options.data)}
+def roots_of(options: argparse.Namespace, recipe: Recipe) -> dict[str, str]:
+    """Source -> the folder or URL that ``--data`` names."""
+    roots = dict(pair(each, "--data") for each in options.data)
     for name, path in roots.items():
         known(name, recipe)
-        if not path.is_dir():
+        if "://" not in path and not Path(path).expanduser().is_dir():
             raise PlanError(f"--data {name}={path}: there is no such folder")
     return roots
 

@@ -19,22 +19,24 @@ from orchestrator import commands
 from orchestrator.commands import RESTORED
 from orchestrator.identity import fingerprint, plain
 from orchestrator.options import (
-    STORE,
     data_options,
     device_options,
     execution_of,
     execution_options,
     known,
     pair,
+    place_of,
     plan_options,
     preflight_options,
     read_json,
     read_yaml,
     roots_of,
     store_of,
+    store_option,
 )  # fmt: skip
 from orchestrator.override import from_plain, override
 from orchestrator.plan import PlanError, Recipe, Stage
+from orchestrator.redact import redacted
 
 TRACKERS = "mlflow,tensorboard"
 
@@ -83,7 +85,7 @@ def _told(error: Exception) -> int:
     mistake = isinstance(error, PlanError) or is_mistake(error)  # the first needs no further imports
     if not mistake and not isinstance(error, foreseen()):
         raise error
-    print(f"{'mistake' if mistake else 'failed'}: {error}", file=sys.stderr)
+    print(redacted(f"{'mistake' if mistake else 'failed'}: {error}"), file=sys.stderr)
     return commands.MISTAKE if mistake else commands.FAILED
 
 
@@ -134,9 +136,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     predict = command("predict", predict_command, "read images; a restoring recipe writes them in high resolution")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file, or folder of them")
-    predict.add_argument("--from", dest="place", type=Path, metavar="PLACE",
+    predict.add_argument("--from", dest="place", metavar="PLACE",
                          help="stage folder, record, checkpoint or export (default: the newest stage)")  # fmt: skip
-    predict.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    store_option(predict)
     predict.add_argument("--to", type=Path, metavar="DIR",
                          help=f"where pictures and predictions.json go (default: {RESTORED})")  # fmt: skip
     predict.add_argument("--tracks", action="store_true",
@@ -151,26 +153,26 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="only the plan, as --plan reads it")
     runs = command("runs", runs_command, "list stages in the store: status, best metrics, where they came from")
     runs.add_argument("recipe", nargs="?", help="only this recipe")
-    runs.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    store_option(runs)
     demo = command("demo", demo_command, "the embedded demo, as without a command")
-    demo.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    store_option(demo)
     execution_options(demo)
     report = command("report", report_command, "write a page (HTML and Markdown) about a stage and its ancestors")
-    report.add_argument("place", nargs="?", type=Path, metavar="PLACE",
+    report.add_argument("place", nargs="?", metavar="PLACE",
                         help="stage folder, finished or not (default: the stage that ended last)")  # fmt: skip
-    report.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    store_option(report)
     device_options(report)
     export = command(
         "export", export_command, "write a folder that anyone can deploy, and prove that it reads the same"
     )
-    export.add_argument("--from", dest="place", type=Path, metavar="PLACE",
+    export.add_argument("--from", dest="place", metavar="PLACE",
                         help="stage folder, record or checkpoint (default: the stage that ended last)")  # fmt: skip
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the new folder")
     export.add_argument("--images", nargs="+", type=Path, default=[], metavar="IMAGE",
                         help="pictures to prove it on (default: validation rows in the store)")  # fmt: skip
     export.add_argument("--no-onnx", dest="onnx", action="store_false", help="leave ONNX out")
     export.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
-    export.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    store_option(export)
     return top
 
 
@@ -196,21 +198,25 @@ def check_command(options: argparse.Namespace) -> int:
 
 
 def ingest_command(options: argparse.Namespace) -> int:
+    from orchestrator.sources import ingested
+
     recipe = resolved(options)
     sources = [known(name, recipe) for name in options.source] or list(recipe.sources)
-    folders = commands.ingested(recipe, store_of(options), roots=roots_of(options, recipe), sources=sources)
+    folders = ingested(recipe, store_of(options), roots=roots_of(options, recipe), sources=sources)
     for name, folder in folders.items():
         print(f"{name}\t{folder}")
     return commands.DONE
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
+    from orchestrator.sources import ingested
+
     recipe, store = resolved(options), store_of(options)
     if options.stage:
         recipe.stage(options.stage)  # a name that does not exist is told before anything is ingested
     names = [known(name, recipe) for name in options.on] or list(recipe.sources)
     needed = list(dict.fromkeys([*_sources_of(recipe, recipe.stages), *names]))
-    shards = commands.ingested(recipe, store, roots=roots_of(options, recipe), sources=needed)
+    shards = ingested(recipe, store, roots=roots_of(options, recipe), sources=needed)
     return commands.evaluate(
         recipe, store, execution_of(options), shards=shards, stage=options.stage, sources=names, split=options.split,
         lexicons=options.lexicons, beam=options.beam, as_json=options.json,
@@ -218,10 +224,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 
 def predict_command(options: argparse.Namespace) -> int:
-    place = options.place or commands.newest(store_of(options))
     return commands.predict(
-        options.images, place, execution_of(options), as_json=options.json, to=options.to, tracks=options.tracks,
-        pages=options.pages, flip_vote=options.flip_vote,
+        options.images, place_of(options), execution_of(options), as_json=options.json, to=options.to,
+        tracks=options.tracks, pages=options.pages, flip_vote=options.flip_vote,
     )  # fmt: skip
 
 
@@ -262,13 +267,13 @@ def demo_command(options: argparse.Namespace) -> int:
 
 
 def report_command(options: argparse.Namespace) -> int:
-    store = store_of(options)
-    return commands.report(options.place or commands.newest(store), store, execution_of(options))
+    return commands.report(place_of(options), store_of(options), execution_of(options))
 
 
 def export_command(options: argparse.Namespace) -> int:
-    place = options.place or commands.newest(store_of(options))
-    return commands.export(place, options.to, onnx=options.onnx, replace=options.force, images=options.images)
+    return commands.export(
+        place_of(options), options.to, onnx=options.onnx, replace=options.force, images=options.images
+    )
 
 
 def recipe_named(name: str) -> ModuleType:

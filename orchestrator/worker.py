@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,10 @@ from orchestrator.execution import Execution, check_workers
 from orchestrator.identity import plain
 from orchestrator.live import LiveFolder
 from orchestrator.plan import Recipe
+from orchestrator.relay import relayed
+from orchestrator.remote import opened
 from orchestrator.store import Store
+from orchestrator.working_copy import store_at
 
 POLL_S = "0.2"  # Ray's controller looks at its workers this often; its own 2 s would be waited out at every end
 
@@ -44,10 +48,11 @@ def train_on_ray(
     gpu = execution.device != "cpu" and there["GPU"] >= execution.workers
     cpus = min(execution.threads_each, max(there["CPU"] // execution.workers, 1))
     job = {
-        "plan": plain(recipe), "store": str(store.root), "shards": {name: str(path) for name, path in shards.items()},
-        "execution": asdict(execution) | {"threads": execution.threads_each}, "live": str(live), "only": list(only),
+        "plan": plain(recipe), "store": store.place, "only": list(only),
+        "shards": {name: str(path.relative_to(store.root)) for name, path in shards.items()},
+        "execution": asdict(execution) | {"threads": execution.threads_each}, "live": str(live.relative_to(store.root)),
     }  # fmt: skip
-    name, storage = f"{recipe.name}-{live.name}", store.root / "live" / "ray"
+    name = f"{recipe.name}-{live.name}"
     trainer = TorchTrainer(
         train_in_worker,
         train_loop_config=job,
@@ -56,18 +61,29 @@ def train_on_ray(
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
         ),
         run_config=RunConfig(
-            name=name, storage_path=str(storage),
+            name=name, **_storage(store),
             failure_config=FailureConfig(max_failures=execution.retries, controller_failure_limit=1),  # type: ignore[call-arg]
         ),
     )  # fmt: skip
     try:
-        trainer.fit()
+        with relayed(store, live, driver=True):
+            trainer.fit()
     except ray.train.TrainingFailedError:
         if not LiveFolder(live).ended():
             raise
     finally:
-        shutil.rmtree(storage / name, ignore_errors=True)
+        storage = store.root / "live" / "ray" / name
+        shutil.rmtree(storage, ignore_errors=True)
+        store.origin.forget(storage)
     return LiveFolder(live).outcome()
+
+
+def _storage(store: Store) -> dict[str, Any]:
+    """Where Ray Train keeps its own notes, which every node must see."""
+    if not store.origin.place:
+        return {"storage_path": str(store.root / "live" / "ray")}
+    files, path = opened(store.origin.place, attempts=8)
+    return {"storage_path": f"{path}/live/ray", "storage_filesystem": files}
 
 
 def train_in_worker(job: dict[str, Any]) -> None:
@@ -85,20 +101,22 @@ def train_in_worker(job: dict[str, Any]) -> None:
     execution = Execution(**job["execution"])
     torch.set_num_threads(execution.threads_each)
     ranks = Ranks.of_process_group()
-    live = LiveFolder(Path(job["live"]), writes=ranks.first)
-    if live.ended():
-        return
-    shards = {name: Path(path) for name, path in job["shards"].items()}
-    try:
-        done = train_recipe(
-            from_plain(job["plan"]), Store(Path(job["store"])), shards, execution,
-            machine=Machine.of(execution, ranks), watch=live, only=job["only"],
-        )  # fmt: skip
-    except foreseen() as error:
-        live.write_outcome(done=False, error=str(error), mistake=is_mistake(error))
-        raise
-    if ranks.first:
-        live.write_outcome(done=done)
+    store = store_at(job["store"])
+    live = LiveFolder(store.root / job["live"], writes=ranks.first)
+    shards = {name: store.root / path for name, path in job["shards"].items()}
+    with relayed(store, live.folder, driver=False):
+        if live.ended():
+            return
+        try:
+            done = train_recipe(
+                from_plain(job["plan"]), store, shards, execution,
+                machine=Machine.of(execution, ranks), watch=live, only=job["only"],
+            )  # fmt: skip
+        except foreseen() as error:
+            live.write_outcome(done=False, error=str(error), mistake=is_mistake(error))
+            raise
+        if ranks.first:
+            live.write_outcome(done=done)
 
 
 def train_here(
@@ -117,6 +135,7 @@ def train_here(
 
 def new_live_folder(store: Store) -> Path:
     """A folder for what this launch says of itself while it runs."""
-    folder = store.root / "live" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{secrets.token_hex(2)}"  # containers share process numbers
+    folder = store.root / "live" / name
     folder.mkdir(parents=True)
     return folder
