@@ -115,6 +115,8 @@ def verify(folder: Path) -> Mapping[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         schema, _ = manifest["schema"], dict(manifest["fits"])
+        if odd := [name for name in manifest["files"] if Path(name).name != name]:
+            raise ValueError(f"names {odd[0]!r}, which is not beside it")
         expected = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: no readable manifest.json ({type(error).__name__}: {error})") from error

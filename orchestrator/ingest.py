@@ -32,7 +32,7 @@ from orchestrator.identity import digest, plain
 from orchestrator.manifest import SCHEMA_VERSION, Manifest, ShardError, ShardFile, is_current, put, stamp_of
 from orchestrator.prepare import IngestError, Pairs, Preparation, ShardSpec, make_shard
 from orchestrator.shards import read_shard
-from orchestrator.store import StoreError
+from orchestrator.store import StoreError, told_of_disk
 from orchestrator.working_copy import store_at
 
 REJECTS = "rejects.jsonl"
@@ -161,9 +161,8 @@ def make_all(
     import ray.data
 
     given = {"specs": [ray.put(spec) for spec in specs], "folder": folder.resolve(), "place": place, "fetched": fetched}
-    numbers = [{"number": number} for number in range(len(specs))]
     with _quiet_ray_data():  # a dataset keeps the context that it was made in
-        jobs = ray.data.from_items(numbers, override_num_blocks=len(numbers))
+        jobs = ray.data.range(len(specs), override_num_blocks=len(specs))
         for row in jobs.map(_make_job, fn_kwargs=given).iter_rows():  # type: ignore[arg-type]
             if row["error"]:
                 raise IngestError(row["error"])
@@ -179,14 +178,15 @@ def _make_job(
     import ray
 
     store = store_at(place) if place else None
+    folder = store.root / "shards" / folder.name if store else folder
     try:
-        if fetched:
-            fetch_again(fetched)
-        folder = store.root / "shards" / folder.name if store else folder
-        folder.mkdir(parents=True, exist_ok=True)
-        made = make_shard(ray.get(specs[row["number"]]), folder)
-        if store:
-            store.origin.publish_shard(folder / made.file)
+        with told_of_disk(folder):
+            if fetched:
+                fetch_again(fetched)
+            folder.mkdir(parents=True, exist_ok=True)
+            made = make_shard(ray.get(specs[row["id"]]), folder)
+            if store:
+                store.origin.publish_shard(folder / made.file)
     except (IngestError, StoreError) as error:  # Ray Data would wrap it in pages of its own
         return {"made": "", "error": "".join(traceback.format_exception(error.__cause__)) + str(error)}
     return {"made": json.dumps(asdict(made)), "error": ""}
@@ -317,4 +317,4 @@ def _sweep(folder: Path, manifest: Manifest) -> None:
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    return ", ".join(names[:5]) + " ..." * (len(names) > 5)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.row import Source, Stamped
-from orchestrator.files import sha256_of, sync_folder
+from orchestrator.files import replace, sha256_of
 from orchestrator.identity import digest, plain
 
 SCHEMA_VERSION = 2
@@ -207,13 +207,7 @@ def summary(manifest: Manifest) -> str:
 
 def put(path: Path, data: bytes | memoryview) -> None:
     """Write a file in one piece: it is there whole or not at all, and mapped readers keep the one they opened."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    sync_folder(path.parent)
+    replace(path, data, draft=path.with_name(f"{path.name}.{os.getpid()}.tmp"))
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -14,7 +14,7 @@ from orchestrator.manifest import Manifest, summary
 from orchestrator.plan import Recipe
 from orchestrator.prepare import Preparation
 from orchestrator.remote import is_url
-from orchestrator.store import Store
+from orchestrator.store import Store, told_of_disk
 
 
 def ingested(recipe: Recipe, store: Store, *, roots: Mapping[str, str], sources: Sequence[str]) -> dict[str, Path]:
@@ -38,11 +38,9 @@ def _ingested(recipe: Recipe, store: Store, name: str, root: str | None) -> Path
     fetched = _fetched(name, root) if root and is_url(root) else None
     path = fetched.path if fetched else Path(root).expanduser() if root else None
     how = Preparation(name=name, image=recipe.image, alphabet=recipe.alphabet, frames=recipe.task.frames)  # type: ignore[arg-type]
-    store.origin.fetch_shards(
-        shard_folder(recipe.sources[name], how, store.root),  # type: ignore[arg-type]
-        mend=lambda what: say(f"warning: {what}"),
-    )
-    with counting(f"ingest {name}") as progress:
+    there = shard_folder(recipe.sources[name], how, store.root)  # type: ignore[arg-type]
+    store.origin.fetch_shards(there, mend=lambda what: say(f"warning: {what}"))
+    with counting(f"ingest {name}") as progress, told_of_disk(there):
         folder = ingest(
             recipe.sources[name], path, name=name, image=recipe.image, alphabet=recipe.alphabet,  # type: ignore[arg-type]
             frames=recipe.task.frames, store=store.root, progress=progress,  # type: ignore[arg-type]

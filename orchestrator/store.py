@@ -7,9 +7,10 @@ STORE/live/ID/                         of a launch under way: status.json, and s
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,6 +73,23 @@ class Record:
         sets = {name.rpartition("/")[0] for name in self.metrics if "/" in name}  # a score is of several sets
         if silent := sorted(each for each in sets if f"{each}/n" not in self.metrics):
             raise StoreError(f"record of stage {self.stage!r}: metrics of {', '.join(silent)} do not say their N")
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+@contextmanager
+def told_of_disk(place: Path) -> Iterator[None]:
+    """Turn a disk that takes nothing more into a :class:`StoreError` with the cure. What counted before still does."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise StoreError(
+            f"{error.filename or place}: cannot be written ({error.strerror}); make room there, then run the same "
+            "command again: it goes on from what is whole"
+        ) from error
 
 
 class Origin(Protocol):
@@ -184,7 +202,7 @@ class Store:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / ".writable"
-            probe.write_text("")
+            probe.write_text("." * 4096)  # an empty file fits on a full disk
             probe.unlink(missing_ok=True)  # two launches may probe at once
         except OSError as error:
             raise StoreError(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from orchestrator.lease import Holder, Lease, stale_s
 from orchestrator.ranks import Ranks
-from orchestrator.store import Record, Store
+from orchestrator.store import Record, Store, told_of_disk
 
 TELL_EVERY_S = 60.0  # for whom a stage waits
 
@@ -82,7 +82,7 @@ def turn(store: Store, folder: Path, stage: str, ranks: Ranks, watch: Watch) -> 
         if record is not None or not mine:
             yield Turn(record=record)
             return
-        with _trained(store, folder, ranks, Lease(claims, me)) as lease:
+        with told_of_disk(folder), _trained(store, folder, ranks, Lease(claims, me)) as lease:
             yield Turn(watch=Leased(watch, lease))
     finally:
         if ranks.first:

@@ -194,6 +194,7 @@ class WorkingCopy:
             return
         files = files_of(data)
         if (folder / MANIFEST).exists() and (folder / MANIFEST).read_bytes() == data and are_sound(folder, files):
+            self._note_sent(folder / MANIFEST)
             return
         self.cache.make_room(sum(int(str(each.get("bytes", 0))) for each in files.values()), entry=folder.parent.parent)
         draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
@@ -209,6 +210,7 @@ class WorkingCopy:
         put(draft / MANIFEST, data)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(draft, folder)
+        self._note_sent(folder / MANIFEST)
 
     def publish_files(self, folder: Path, names: Iterable[str]) -> None:
         """Publish those of the named files of a stage that are there."""
@@ -220,18 +222,20 @@ class WorkingCopy:
         files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
         small = [path for path in files if path.name not in (*OWN, RECORD)]
         self._publish(path for path in small if self._changed(path))
+        top = f"{self._name(folder)}/checkpoints"
+        there = self.remote.list(top)
         here = {path.name for path in (folder / "checkpoints").glob("step-*")}
         for step in sorted(here):
             manifest = folder / "checkpoints" / step / MANIFEST
             if self._changed(manifest):
+                if f"{step}/{MANIFEST}" in there:  # another one of that step, which is no longer whole from here on
+                    self.remote.delete([f"{top}/{step}/{MANIFEST}"])
                 self._publish(path for path in manifest.parent.iterdir() if path != manifest)
                 self._publish([manifest])
         self._publish(path for path in files if path.name == RECORD and self._changed(path))
-        there = self.remote.list(f"{self._name(folder)}/checkpoints")
         for step in sorted({name.split("/")[0] for name in there} - here):
-            gone = f"{self._name(folder)}/checkpoints/{step}"
-            self.remote.delete([f"{gone}/{MANIFEST}"])  # first: without it there is no checkpoint
-            self.remote.delete_folder(gone)
+            self.remote.delete([f"{top}/{step}/{MANIFEST}"])
+            self.remote.delete_folder(f"{top}/{step}")
 
     def _publish(self, paths: Iterable[Path]) -> None:
         by_name = {self._name(path): path for path in paths}
@@ -286,8 +290,11 @@ class WorkingCopy:
                 return
         with suppress(FileNotFoundError):  # deleted there just now
             self.remote.download(name, path, changed_ns=there.changed_ns)
-            look = path.stat()
-            self._sent[path] = (look.st_size, look.st_mtime_ns)
+            self._note_sent(path)
+
+    def _note_sent(self, path: Path) -> None:
+        look = path.stat()
+        self._sent[path] = (look.st_size, look.st_mtime_ns)
 
     def _forget(self, folder: Path) -> None:
         with self.cache.alone_or_not(folder, "write") as free:
