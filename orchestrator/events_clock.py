@@ -67,3 +67,14 @@ def straggler(*, epoch: int, step: int, seconds: float, busy: Sequence[float]) -
             evidence={"ranks": list(slow), "busy_s": list(busy), "median_s": usual, "seconds": seconds},
         )
     ]  # fmt: skip
+
+
+def damaged_checkpoint(epoch: int, step: int, what: str) -> Event:
+    """That a checkpoint was passed over when training went on from update ``step``; ``what`` is wrong with it."""
+    return Event(
+        event="damaged_checkpoint", epoch=epoch, step=step,
+        says=f"{what}; training goes on from update {step}",
+        cause="the disk was full, or something else wrote there",
+        change="look after the disk; nothing in the plan",
+        evidence={"what": what, "goes_on_from": step},
+    )  # fmt: skip

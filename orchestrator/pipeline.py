@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from orchestrator.files import write_json
 from orchestrator.identity import digest, fingerprint, plain
 from orchestrator.imported import load_imported
 from orchestrator.loop import Setting, Watch, train_stage
+from orchestrator.machine import Machine
 from orchestrator.order import Step
 from orchestrator.plan import Imported, PlanError, Recipe, Stage, StartFrom
 from orchestrator.preflight import Found, Preflight, PreflightError
@@ -32,10 +33,10 @@ from orchestrator.preflight.machine import check_resources
 from orchestrator.preflight.model import Trial, check_effective, check_gradients
 from orchestrator.preflight.plan import check_headroom, check_settings, check_start, restores
 from orchestrator.progress import Progress
-from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
 from orchestrator.store import Record, Store
 from orchestrator.trained import fits_of
+from orchestrator.trying import Trying
 from orchestrator.weights import load_judged
 
 TRIED = 16  # samples of the first step that preflight takes gradients of
@@ -44,34 +45,6 @@ RECORDED_VERSIONS = ("plumbline", "torch", "ray", "numpy", "pyarrow", "opencv-py
 
 class GateNotMet(RuntimeError):
     """A stage finished, but not well enough for the next one to be worth its hours."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What this process computes with."""
-
-    ranks: Ranks
-    device: torch.device
-    precision: str
-
-    @staticmethod
-    def of(execution: Execution, ranks: Ranks) -> Machine:
-        """The device and precision that ``execution`` asks for, or that this machine offers where it says auto."""
-        name = execution.device if execution.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        if name == "cuda" and not torch.cuda.is_available():
-            raise PlanError("--device cuda: no CUDA device is visible here; use --device auto or cpu")
-        device = torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
-        precision = execution.precision if execution.precision != "auto" else ("bf16" if name == "cuda" else "fp32")
-        return Machine(ranks=ranks, device=device, precision=precision)
-
-    def place(self, task: nn.Module) -> nn.Module:
-        """``task`` on the device, its kernels channels last, which both CPU and GPU convolve faster."""
-        return task.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def train_recipe(
@@ -92,7 +65,7 @@ def train_recipe(
         record = store.read(folder)
         if record is None:
             checked = checked or check_data(recipe, stages, opened, Preflight(accept=execution.accept))
-            run = _StageRun(recipe, stage, store, opened, contents, execution, machine, watch, checked.followed())
+            run = StageRun(recipe, stage, store, opened, contents, execution, machine, watch, checked.followed())
             record = run.train(folder)
             if record is None:
                 return False
@@ -122,7 +95,7 @@ def check_recipe(
     yield "data", checked
     for stage in stages:
         preflight = checked.followed()
-        run = _StageRun(recipe, stage, store, opened, contents, execution, machine, watch, preflight)
+        run = StageRun(recipe, stage, store, opened, contents, execution, machine, watch, preflight)
         with suppress(PreflightError):
             run.check(store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents)))
         yield stage.name, preflight
@@ -155,7 +128,7 @@ def stage_seed(recipe: Recipe, stage: Stage) -> int:
 
 
 @dataclass(frozen=True)
-class _StageRun:
+class StageRun:
     """One stage on its way to a record."""
 
     recipe: Recipe
@@ -167,6 +140,7 @@ class _StageRun:
     machine: Machine
     watch: Watch
     preflight: Preflight
+    trying: Trying | None = None
 
     def train(self, folder: Path) -> Record | None:
         """Train to the end and record it; None when a stop was asked for."""
@@ -187,6 +161,11 @@ class _StageRun:
             self.store.write(folder, self._record(folder, progress, parent))
         machine.ranks.wait()
         return self.store.read(folder)
+
+    def look(self, folder: Path) -> None:
+        """What :meth:`train` checks before the first step, on the weights it would begin with."""
+        _, start = self._parent()
+        self._check(folder, self._task(start), *self._data())
 
     def check(self, folder: Path) -> None:
         """Every check of :meth:`train`, and none of its steps."""
@@ -210,7 +189,8 @@ class _StageRun:
         torch.manual_seed(stage_seed(self.recipe, stage))
         task: nn.Module = self.recipe.task.build()  # type: ignore[assignment]
         if start is not None and stage.start_from is not None:
-            load_judged(task, start, fits_of(self.recipe), stage.start_from.parts)
+            read = self.trying.read if self.trying else checkpoint.read
+            load_judged(task, start, fits_of(self.recipe), stage.start_from.parts, read=read)
         elif isinstance(stage.start_from, Imported):
             self.preflight.run("hashes", lambda: load_imported(task, stage, self.recipe))
         return self.machine.place(task)
@@ -283,11 +263,14 @@ class _StageRun:
             return metrics | {score.name: score.of(metrics).value for score in self.stage.scores}
 
         forward: Callable[[Batch], Any] = torch.compile(task) if self.execution.compile else task
+        trying = self.trying
         return Setting(
             folder=folder, fits=fits_of(self.recipe), seed=stage_seed(self.recipe, self.stage), device=machine.device,
             autocast=machine.autocast, symbols=self.recipe.alphabet.symbols,  # type: ignore[attr-defined]
-            evaluate=measure, forward=forward, ranks=machine.ranks, watch=self.watch,
+            evaluate=trying.measured(self.stage, folder, measure) if trying else measure,
+            forward=forward, ranks=machine.ranks, watch=self.watch,
             checkpoint_every_s=self.execution.checkpoint_every_s, judge_start=self._judge_start,
+            until=trying.until if trying else 0,
         )  # fmt: skip
 
     def _record(self, folder: Path, progress: Progress, parent: Record | None) -> Record:
@@ -317,4 +300,5 @@ class _StageRun:
             effective=self.preflight.facts.get("effective", {}), preflight=tuple(self.preflight.lines),
             accepted=dict(self.preflight.accepted), warnings=tuple(self.preflight.warnings),
             ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            trial=dict(self.trying.origin) if self.trying else {},
         )  # fmt: skip
