@@ -188,9 +188,11 @@ class Board:
         state = {name: state for state, name in OUTCOMES.items()}[outcome]
         self.study.tell(number, listed, state=state)
 
-    def propose_changes(self, number: int, changes: Mapping[str, Any]) -> None:
-        """Keep what the trial changes beside its parameters."""
-        optuna.trial.Trial(self.study, self._id(number)).set_user_attr("changes", dict(changes))
+    def note(self, number: int, changes: Mapping[str, Any], facts: Facts) -> None:
+        """Note what a trial that begins changes, and where it is made."""
+        trial = optuna.trial.Trial(self.study, self._id(number))
+        trial.set_user_attr("changes", dict(changes))
+        trial.set_user_attr("facts", asdict(facts))
 
     def rows(self) -> list[Row]:
         """All trials, by number."""
@@ -206,6 +208,11 @@ class Board:
                 number=trial.number, outcome=_outcome(trial), params=trial.params, values=values,
                 changes=trial.user_attrs.get("changes", {}), reached=trial.intermediate_values, **asdict(facts),
             )  # fmt: skip
+
+    def finished_as(self, fingerprint: str) -> Row | None:
+        """The first trial that finished with the very settings that have this fingerprint; None if there is none."""
+        rows = (row for row in self.rows() if row.outcome == "finished")
+        return next((row for row in rows if row.fingerprint == fingerprint), None)
 
     def winner(self) -> Row | None:
         """The best of the finished trials by the space's metric or rule; of equals the first one."""
