@@ -22,8 +22,9 @@ FLOORS = (  # of the orchestrator's files and packages; each may import those of
     " execution journal live events events_adversary events_validation events_clock balance expressions",
     "labels manifest mapped shards prepare pictures",  # shards, without Torch
     "ranks checkpoint weights heard players gradients update measured moving ledger pace augment augment_pairs"
-    " prefetch batches loop evaluate_restored evaluate_lines evaluate_pages evaluate evaluate_plates"
-    " evaluate_documents preflight imported pipeline trained reader score pages predict export report failures",
+    " prefetch batches loop evaluate_restored evaluate_lines evaluate_pages evaluate constrained"
+    " evaluate_plates evaluate_documents preflight imported pipeline trained reader score pages predict export"
+    " report failures",
     "cluster ingest worker sweep tracking console",
     "run options commands recipes",
 )
