@@ -104,17 +104,16 @@ def _grid(offset: Tensor, points: Points, k: int) -> Tensor:
 def _grids(offset: Tensor, points: Points) -> Tensor:
     """``(B * G * K, H, W, 2)`` where all points read; as :func:`_grid`."""
     height, width = offset.shape[-2:]
-    moved = offset.flatten(0, 2)
+    moved = offset.flatten(0, 1)  # (B * G, K, 2, H, W)
     wide = moved.to(at_least_float32(moved.dtype))
-    dx, dy = wide.unbind(1) if points.x_first else reversed(wide.unbind(1))
+    dx, dy = wide.unbind(2) if points.x_first else reversed(wide.unbind(2))
     x, y = (points.scale * torch.tensor(points.at, dtype=wide.dtype, device=wide.device)).unbind(1)
-    times = len(wide) // len(points)
-    columns = torch.arange(width, dtype=wide.dtype, device=wide.device) + x.repeat(times)[:, None, None]
-    rows = torch.arange(height, dtype=wide.dtype, device=wide.device)[:, None] + y.repeat(times)[:, None, None]
+    columns = torch.arange(width, dtype=wide.dtype, device=wide.device) + x[:, None, None]
+    rows = torch.arange(height, dtype=wide.dtype, device=wide.device)[:, None] + y[:, None, None]
     # Two pixels outside everything is zero, and so is every slope; further out an integer might overflow.
     across = (columns + points.scale * dx).clamp(-2, width + 1)
     down = (rows + points.scale * dy).clamp(-2, height + 1)
-    return torch.stack([(2 * across + 1) / width - 1, (2 * down + 1) / height - 1], dim=3)
+    return torch.stack([(2 * across + 1) / width - 1, (2 * down + 1) / height - 1], dim=4).flatten(0, 1)
 
 
 def _weight(mask: Tensor | None, k: int) -> Tensor | float:
