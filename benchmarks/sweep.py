@@ -148,7 +148,7 @@ def pruning(at: Ground, *, count: int, epochs: int) -> list[str]:
         pruned = sum(row.outcome == "pruned" for row in rows)
         lines.append(f"| {name} | {sum(row.epochs for row in rows)} | {pruned} of {count} | {best[0]:.4f} "
                      f"(trial {best[1]}) | {until} | {seconds:.0f} s |")  # fmt: skip
-    head = f"| {count} random trials of {epochs} epochs | epochs trained | pruned | best {METRIC} | epochs up to it | wall |"
+    head = f"| {count} random trials of {epochs} epochs | trained | pruned | best {METRIC} | epochs up to it | wall |"
     return [head,
             "|---|---|---|---|---|---|", *lines]  # fmt: skip
 

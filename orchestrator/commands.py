@@ -135,7 +135,8 @@ def evaluate(
     """Measure a recorded stage on a split of each source; print it, and keep it in the stage's folder."""
     from orchestrator import evaluate_documents as documents
     from orchestrator.batches import samples_of
-    from orchestrator.evaluate_plates import BEAM, layouts_of, score_plates, table
+    from orchestrator.constrained import BEAM, layouts_of
+    from orchestrator.evaluate_plates import score_plates, table
     from orchestrator.files import write_json
     from orchestrator.pipeline import Machine
     from orchestrator.ranks import Ranks

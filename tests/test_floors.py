@@ -23,8 +23,9 @@ FLOORS = (  # of the orchestrator's files and packages; each may import those of
     " expressions",
     "labels manifest mapped shards prepare pictures",  # shards, without Torch
     "ranks checkpoint weights heard players gradients update measured moving ledger pace augment augment_pairs"
-    " prefetch batches loop evaluate_restored evaluate_lines evaluate_pages evaluate evaluate_plates"
-    " evaluate_documents machine preflight imported trying pipeline trials trained reader score pages predict export"
+    " prefetch batches loop evaluate_restored evaluate_lines evaluate_pages evaluate constrained"
+    " evaluate_plates evaluate_documents machine preflight imported trying pipeline trials trained reader score pages"
+    " predict export"
     " report failures",
     "cluster ingest worker sweep tracking console",
     "run options commands commands_train commands_sweep recipes",

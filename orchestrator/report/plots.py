@@ -24,6 +24,7 @@ from orchestrator.report.blocks import visible
 
 BINS = 240  # as many points as a curve has at most: a plot is a few hundred pixels wide
 INCHES = (4.6, 2.8)
+ACROSS = 70  # letters of a legend that fit beside each other
 INK, FAINT = "#101112", "#d0d1d2"  # stand for the page's own colours, see :func:`_dressed`
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind
 STYLE = {
@@ -108,7 +109,8 @@ def curves(
     def draw(axes: Axes) -> None:
         found = [thinned(line.x, line.y) for line in lines]
         for number, (line, points) in enumerate(zip(lines, found, strict=True)):
-            _line(axes, line, points, SERIES[number % len(SERIES)])
+            again, place = divmod(number, len(SERIES))
+            _line(axes, line, points, SERIES[place], dashed=again > 0)
         if log and any(len(points.x) for points in found) and all((points.least > 0).all() for points in found):
             _logarithmic(axes)
         if share:
@@ -121,7 +123,9 @@ def curves(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if len(lines) + len(marks) > 1:
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2, handlelength=1.4)
+            names = [each.name for each in (*lines, *marks)]
+            ncols = max(1, min(3, ACROSS // (max(map(len, names)) + 6)))  # the sample of the line takes six
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=ncols, columnspacing=1.2, handlelength=1.8)
 
     return _svg(draw, ident=ident, alt=alt)
 
@@ -180,11 +184,12 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 
-def _line(axes: Axes, line: Curve, points: Thinned, colour: str) -> None:
+def _line(axes: Axes, line: Curve, points: Thinned, colour: str, *, dashed: bool) -> None:
     dots = "o" if line.dots or len(points.x) == 1 else ""
     style = "steps-post" if line.stepped else "default"
     axes.plot(
-        points.x, points.median, color=colour, label=visible(line.name), marker=dots, markersize=3, drawstyle=style
+        points.x, points.median, color=colour, label=visible(line.name), marker=dots, markersize=3, drawstyle=style,
+        linestyle="--" if dashed else "-",
     )  # fmt: skip
     if line.banded and len(line.x) > len(points.x) and (points.most > points.least).any():
         axes.fill_between(points.x, points.least, points.most, color=colour, alpha=0.22, linewidth=0)
