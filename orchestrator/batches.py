@@ -15,7 +15,7 @@ from models.text import Alphabet, Frames
 from orchestrator.collated import Collated, High, on_device
 from orchestrator.labels import Labels
 from orchestrator.order import Step, bucket_widths, draws_per_epoch, epoch_samples, of_rank, steps_of
-from orchestrator.plan import Stage
+from orchestrator.plan import Augment, Stage
 from orchestrator.prefetch import ahead
 from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
@@ -245,7 +245,9 @@ class TrainingData:
         return replace(collated, pixels=pixels)
 
     def _batch(self, collated: Collated, epoch: int) -> Batch:
-        return on_device(collated, self.device, augment=self.stage.augment, epoch=epoch, seed=self.seed)
+        augment = self.stage.augment
+        again = len(self.samples) if augment == Augment() else 0
+        return on_device(collated, self.device, augment=augment, epoch=epoch, seed=self.seed, again=again)
 
 
 def chosen_buckets(samples: Samples) -> tuple[int, ...]:

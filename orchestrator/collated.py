@@ -48,9 +48,14 @@ class Collated:
 
 
 def on_device(
-    collated: Collated, device: torch.device, *, augment: Augment | None = None, epoch: int = 0, seed: int = 0
-) -> Batch:
-    """Tensors on ``device``: bytes travel, floats are made there; then augmented where a plan says so."""
+    collated: Collated, device: torch.device, *,
+    augment: Augment | None = None, epoch: int = 0, seed: int = 0, again: int = 0,
+) -> Batch:  # fmt: skip
+    """Tensors on ``device``: bytes travel, floats are made there; then augmented where a plan says so.
+
+    Args:
+        again: see :class:`models.batch.Pair`.
+    """
 
     def moved(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
@@ -78,5 +83,6 @@ def on_device(
         )  # fmt: skip
     return Pair(
         image=image.contiguous(memory_format=torch.channels_last),
-        target=target.contiguous(memory_format=torch.channels_last), widths=widths, ids=collated.ids, **labels,
+        target=target.contiguous(memory_format=torch.channels_last), widths=widths, ids=collated.ids, again=again,
+        **labels,
     )  # fmt: skip
