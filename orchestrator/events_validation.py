@@ -133,7 +133,7 @@ def ctc_at_floor(stage: Stage, seen: Seen, *, epoch: int, step: int, metrics: Ma
             continue
         event = Event(
             event="ctc_at_floor", epoch=epoch, step=step,
-            says=f"restored lines of {of} cost the recogniser {shown['ctc']:.3f} nats per character and clean ones "
+            says=f"{of}: restored lines cost the recogniser {shown['ctc']:.3f} nats per character and clean ones "
             f"{shown['ctc_target']:.3f}, {AT_FLOOR_VALIDATIONS} validations in a row; a uniform guess costs "
             f"{shown['ctc_uniform']:.3f}",
             cause="what is left of the CTC is the recogniser's own error in clean lines, which no generator can lower: "

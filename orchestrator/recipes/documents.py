@@ -129,10 +129,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "image.height": 40,
         "image.max_width": 1280,
         "sources.lines.versions": 1,
-        "sources.pages.height": 80,
+        "sources.pages.height": 40,  # of the image, so that pages keep their size and are put together again whole
         "sources.pages.width": 320,
-        "sources.pages.stride_down": 80,
-        "sources.pages.stride_across": 320,
+        "sources.pages.stride_down": 32,
+        "sources.pages.stride_across": 304,
         "stages.recognizer.epochs": 20,
         "stages.recognizer.optim.lr": 2e-3,
         "stages.warmup.epochs": 3,
@@ -141,7 +141,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "stages.adversarial.optim.lr": 1e-3,
         "stages.joint.epochs": 4,
         "stages.joint.optim.lr": 5e-4,
-        "stages.pixel_finetune.epochs": 12,
+        "stages.pixel_finetune.epochs": 10,
         "stages.pixel_finetune.optim.lr": 1e-3,
     },
     "fresh": {

@@ -7,6 +7,7 @@ same lines, or the recogniser its input, turned in the ways that earlier systems
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from small import Listed, Quiet, shards_of
 
 from datasets.line_image import LineSpec
+from datasets.line_pairs import LinePairs
 from datasets.row import ImageRef, Row
 from models.batch import Read
 from models.discriminators.patch import PatchConfig
@@ -28,11 +30,13 @@ from models.restorers.documents import UNetConfig
 from models.tasks.document import DocumentTask
 from models.text import Alphabet
 from orchestrator.execution import Execution
+from orchestrator.identity import plain
 from orchestrator.pipeline import Machine, train_recipe
-from orchestrator.plan import Best, Mix, Optim, Recipe, Stage, StartFrom, Term
+from orchestrator.plan import Best, Imported, Mix, Optim, PlanError, Recipe, Stage, StartFrom, Term
 from orchestrator.preflight import PreflightError
 from orchestrator.ranks import Ranks
 from orchestrator.store import Store
+from orchestrator.trained import find_trained
 
 GLYPHS = np.random.default_rng(2).integers(0, 2, (4, 8, 4)).astype(np.uint8)  # of 32 x 16 pixels once enlarged
 ALPHABET = Alphabet(symbols="abcd", case="keep")
@@ -160,3 +164,44 @@ def test_a_recogniser_whose_blank_is_another_class_is_refused(store, monkeypatch
         PreflightError, match=r"stage 'warmup', turned: .*(it is no guide|a floor that no generator can)"
     ):
         go_on(store)
+
+
+@pytest.fixture(scope="module")
+def reader(store, tmp_path_factory) -> Path:
+    """The first stage's folder as a store elsewhere has it; its plan names a source that can be found again."""
+    [folder] = (store / "runs").rglob("recognizer-*")
+    elsewhere = shutil.copytree(folder, tmp_path_factory.mktemp("elsewhere") / folder.name)
+    plan = replace(a_recipe(), sources={"sound": LinePairs(), "turned": LinePairs()})
+    (elsewhere / "plan.json").write_text(json.dumps(plain(plan)))
+    return elsewhere
+
+
+def importing(reader: Path, **changes: object) -> Recipe:
+    """The second stage alone, with the first one's recogniser from elsewhere and networks that may be others."""
+    start = Imported(
+        place=str(reader), sha256=find_trained(reader).sha256, parts=("recognizer",), floor={"turned/psnr": 1.0}
+    )
+    recipe = a_recipe()
+    stage = replace(recipe.stages[1], start_from=start)
+    return replace(recipe, task=replace(recipe.task, **changes), stages=(stage,))  # type: ignore[type-var]
+
+
+def test_a_recogniser_is_imported_beside_other_networks_than_it_was_trained_with(reader, tmp_path):
+    assert run(
+        importing(reader, generator=UNetConfig(width=8, halvings=1), discriminator=PatchConfig(width=8)), tmp_path
+    )
+    [record] = tmp_path.rglob("warmup-*/record.json")
+    assert json.loads(record.read_text())["before"]["turned/cer_target"] < 0.2
+
+
+def test_an_imported_recogniser_has_to_be_the_one_of_the_plan(reader, tmp_path):
+    other = SimpleCRNNConfig(classes=5, channels=1, width=0.25, hidden=8)
+    with pytest.raises(PreflightError, match=r"the weights are of .*, this recipe's network is"):
+        run(importing(reader, recognizer=other), tmp_path)
+
+
+def test_an_earlier_stage_brings_all_that_it_trained():
+    recipe = a_recipe()
+    only = replace(recipe.stages[1], start_from=StartFrom(stage="recognizer", parts=("recognizer",)))
+    with pytest.raises(PlanError, match=r"neither loads nor trains \['discriminator'\]"):
+        replace(recipe, stages=(recipe.stages[0], only))
