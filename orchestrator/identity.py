@@ -22,6 +22,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {  # settings that came when stages had
         "balance": None,
         "scores": [],
         "freeze_norm": False,
+        "wear": None,
     },
 }
 OWN_PACKAGES = ("models", "datasets", "orchestrator", "tune_spaces")

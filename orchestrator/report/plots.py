@@ -26,7 +26,9 @@ BINS = 240  # as many points as a curve has at most: a plot is a few hundred pix
 INCHES = (4.6, 2.8)
 ACROSS = 70  # letters of a legend that fit beside each other
 INK, FAINT = "#101112", "#d0d1d2"  # stand for the page's own colours, see :func:`_dressed`
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind
+SERIES = (  # told apart by the colour-blind
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777879", "#f0e442",
+)  # fmt: skip
 STYLE = {
     "svg.fonttype": "none",  # text stays text: small, sharp, and read aloud
     "svg.hashsalt": "report",  # the same curve gives the same bytes
