@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,9 @@ from orchestrator.execution import Execution
 from orchestrator.files import write_json
 from orchestrator.identity import digest, fingerprint, plain
 from orchestrator.imported import load_imported
-from orchestrator.loop import Setting, Watch, train_stage
+from orchestrator.live import Watch
+from orchestrator.loop import Setting, train_stage
+from orchestrator.machine import Machine
 from orchestrator.order import Step
 from orchestrator.plan import Imported, PlanError, Recipe, Stage, StartFrom
 from orchestrator.preflight import Found, Preflight, PreflightError
@@ -32,7 +34,6 @@ from orchestrator.preflight.machine import check_resources
 from orchestrator.preflight.model import Trial, check_effective, check_gradients
 from orchestrator.preflight.plan import check_headroom, check_settings, check_start, restores
 from orchestrator.progress import Progress
-from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
 from orchestrator.store import Record, Store
 from orchestrator.trained import fits_of
@@ -44,34 +45,6 @@ RECORDED_VERSIONS = ("plumbline", "torch", "ray", "numpy", "pyarrow", "opencv-py
 
 class GateNotMet(RuntimeError):
     """A stage finished, but not well enough for the next one to be worth its hours."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What this process computes with."""
-
-    ranks: Ranks
-    device: torch.device
-    precision: str
-
-    @staticmethod
-    def of(execution: Execution, ranks: Ranks) -> Machine:
-        """The device and precision that ``execution`` asks for, or that this machine offers where it says auto."""
-        name = execution.device if execution.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        if name == "cuda" and not torch.cuda.is_available():
-            raise PlanError("--device cuda: no CUDA device is visible here; use --device auto or cpu")
-        device = torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
-        precision = execution.precision if execution.precision != "auto" else ("bf16" if name == "cuda" else "fp32")
-        return Machine(ranks=ranks, device=device, precision=precision)
-
-    def place(self, task: nn.Module) -> nn.Module:
-        """``task`` on the device, its kernels channels last, which both CPU and GPU convolve faster."""
-        return task.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def train_recipe(
@@ -224,7 +197,8 @@ class _StageRun:
         run("settings", lambda: check_settings(
             stage, recipe, steps=total, samples=data.samples.sizes, draws=data.draws))  # fmt: skip
         run("resources", lambda: check_resources(
-            stage, task, folder, smallest_step=min(len(step.samples) for step in steps), ranks=machine.ranks.count,
+            stage, task, folder, smallest_step=min(len(step.samples) for step in steps),
+            ranks=max(machine.ranks.count, self.execution.workers),
         ))  # fmt: skip
         run("frames", lambda: check_frames(task, recipe, widths_met(data.buckets, sets), machine.device))
         batch = data.batch_of(Step(steps[0].samples[:TRIED], steps[0].width))
@@ -308,6 +282,7 @@ class _StageRun:
         on_gpu = self.machine.device.type == "cuda"
         used = torch.cuda.get_device_name() if on_gpu else platform.machine()
         execution = asdict(self.execution) | {"device_used": used, "precision_used": self.machine.precision}
+        execution |= self.machine.where
         return Record(
             recipe=self.recipe.name, stage=self.stage.name, fingerprint=folder.name.rpartition("-")[2],
             checkpoint=result["checkpoint"], best=best, last=name_of(progress.step), metrics=result["metrics"],

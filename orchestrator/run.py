@@ -24,10 +24,12 @@ from orchestrator.options import (
     device_options,
     execution_of,
     execution_options,
+    join_ray,
     known,
     pair,
     plan_options,
     preflight_options,
+    ray_options,
     read_json,
     read_yaml,
     roots_of,
@@ -65,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(words or ["demo"])
     try:
+        join_ray(options)
         return options.command(options)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -118,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     ingest = command("ingest", ingest_command, "make a recipe's Arrow shards, and say what was rejected and why")
     plan_options(ingest)
     data_options(ingest)
+    ray_options(ingest)
     ingest.add_argument("--source", action="append", default=[], help="only this source; may be repeated")
     evaluate = command("evaluate", evaluate_command, "measure a trained stage on the test split")
     plan_options(evaluate)
