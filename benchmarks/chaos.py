@@ -2,11 +2,11 @@
 
 Run: ``unshare --pid --fork --mount-proc python -m benchmarks.chaos --runs 50`` (``--log FILE`` gathers several calls)
 
-Two workers on two nodes of one CPU, a head that trains nothing. In each run SIGKILL ends one process, drawn at random
-from a Ray process of the run (a worker, its controller, ...), the raylet of a node, and the driver, at a moment drawn
-from the whole time that an undisturbed run takes. A node that died is replaced after three seconds; a driver that died
-is started again by the same command; nothing else is done. Every run must end with the metric lines and the weights of
-the undisturbed one, byte for byte.
+Two workers on two nodes of one CPU, a head that trains nothing. In each run SIGKILL ends one process: in turn one of
+the run's Ray processes (a worker, its controller, ...), the raylet of a node, and the driver; at a moment drawn from
+the whole time that an undisturbed run takes, or, every other round, from the time that it trains. A node that died is
+replaced after three seconds; a driver that died is started again by the same command; nothing else is done. Every run
+must end with the metric lines and the weights of the undisturbed one, byte for byte.
 """
 
 from __future__ import annotations
@@ -88,26 +88,31 @@ def some_kills(cluster: Nodes, folder: Path, draw: random.Random, runs: int) -> 
     """Each run as it ends; two undisturbed ones come first and must agree."""
     plan = short_plan(folder / "plan.json", epochs=8)
     undisturbed(cluster, plan, folder / "first")  # makes the shards, too
-    wanted, seconds = undisturbed(cluster, plan, folder / "second", shards=folder / "first" / "shards")
+    wanted, seconds, trained_s = undisturbed(cluster, plan, folder / "second", shards=folder / "first" / "shards")
     assert wanted == outcome(folder / "first"), "two undisturbed runs differ"
-    print(f"undisturbed: {seconds:.1f} s", flush=True)
+    print(f"undisturbed: {seconds:.1f} s, {trained_s:.1f} of them from the first update on", flush=True)
     for number in range(runs):
-        kind, at_s = KINDS[number % len(KINDS)], draw.uniform(0.5, seconds - 0.5)
+        kind, in_training = KINDS[number % len(KINDS)], number // len(KINDS) % 2 == 0
         run = Disturbed(cluster, plan, folder / f"run-{number}")
         shutil.copytree(folder / "first" / "shards", run.store / "shards")
-        yield run.through(kind, at_s, draw, wanted)
+        yield run.through(kind, draw.uniform(0, trained_s if in_training else seconds), in_training, draw, wanted)
         shutil.rmtree(run.store)
 
 
-def undisturbed(cluster: Nodes, plan: Path, store: Path, shards: Path | None = None) -> tuple[dict[str, str], float]:
-    """What a run comes to that nobody kills, and its seconds."""
+def undisturbed(
+    cluster: Nodes, plan: Path, store: Path, shards: Path | None = None
+) -> tuple[dict[str, str], float, float]:
+    """What a run comes to that nobody kills, its seconds, and those after its first update."""
     if shards:
         shutil.copytree(shards, store / "shards")
     began, log = time.monotonic(), store.with_suffix(".log")
     process = started(train_command(plan, store, workers=str(WORKERS), address=cluster.address), log)
     if process.wait(timeout=LIMIT_S):
         raise AssertionError(log.read_text())
-    return outcome(store), time.monotonic() - began
+    seconds = time.monotonic() - began
+    [first] = store.glob("runs/demo/pretrain-*/speed.jsonl")
+    row = lines(first, "epoch")[0]
+    return outcome(store), seconds, time.time() - (row["time"] - row["seconds"])
 
 
 def outcome(store: Path) -> dict[str, str]:
@@ -128,14 +133,16 @@ class Disturbed:
     plan: Path
     store: Path
 
-    def through(self, kind: str, at_s: float, draw: random.Random, wanted: dict[str, str]) -> Kill:
-        """Start, kill, mend, and wait for the end."""
-        began = time.monotonic()
+    def through(self, kind: str, at_s: float, in_training: bool, draw: random.Random, wanted: dict[str, str]) -> Kill:
+        """Start, kill after ``at_s`` seconds, of training or in all, mend, and wait for the end."""
+        began, started_at = time.monotonic(), time.time()
         process = self._start()
+        while in_training and self.step() is None and process.poll() is None:
+            time.sleep(0.02)
         time.sleep(at_s)
         before = self.step()
         killed_at = time.time()
-        name, node = self._kill(kind, process, draw)
+        kind, name, node = self._kill(kind, process, draw)
         if node is not None:
             time.sleep(NODE_BACK_S)
             self.cluster.bury(node)
@@ -150,7 +157,7 @@ class Disturbed:
             assert time.monotonic() - began < LIMIT_S, f"no end: {self.log.read_text()}"
             time.sleep(0.05)
         return Kill(
-            kind=kind, process=name, at_s=round(at_s, 2), phase="training" if before else "starting",
+            kind=kind, process=name, at_s=round(killed_at - started_at, 2), phase="training" if before else "starting",
             lost_steps=self._lost(before, killed_at), recovered_s=round(recovered_s or time.time() - killed_at, 2),
             seconds=round(time.monotonic() - began, 1), same=outcome(self.store) == wanted,
         )  # fmt: skip
@@ -165,21 +172,22 @@ class Disturbed:
         )
         return started(command, self.log)
 
-    def _kill(self, kind: str, driver: subprocess.Popen[bytes], draw: random.Random) -> tuple[str, Any]:
-        """SIGKILL; what was killed, and the node that went with it. Before there are workers the driver stands in."""
+    def _kill(self, kind: str, driver: subprocess.Popen[bytes], draw: random.Random) -> tuple[str, str, Any]:
+        """SIGKILL; what was killed, its name, and the node that went with it. The driver stands in for no workers."""
         if kind == "raylet":
             node = draw.choice(self.cluster.alive)
             self.cluster.raylet(node).kill()
-            return "raylet", node
+            return "raylet", "raylet", node
         actors = [(each, title) for each in psutil.process_iter() if (title := _title(each)).startswith("ray::")]
-        busy = [(each, title) for each, title in actors if "IDLE" not in title and "JobSupervisor" not in title]
+        busy = [(each, title) for each, title in actors if "IDLE" not in title and "Agent" not in title]
         if kind == "worker" and busy:
             process, title = draw.choice(busy)
             process.kill()
-            return title.removeprefix("ray::").split(".")[0], None
-        driver.kill()
+            name = title.removeprefix("ray::").split(".")[0].strip()
+            return kind, name, None
+        driver.kill()  # nothing is left to kill where the run has just ended
         driver.wait()
-        return "driver", None
+        return "driver", "driver", None
 
     def step(self) -> tuple[str, int] | None:
         """The stage and its updates that the run told last."""
