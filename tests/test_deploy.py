@@ -132,6 +132,27 @@ def test_runtime_environments_are_what_ray_takes():
         assert int(found["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= 60
 
 
+def test_a_job_brings_the_code_and_neither_data_nor_tests_nor_results(tmp_path):
+    """What `ray job submit --working-dir .` packs of this folder, with things in it that do not belong."""
+    import shutil
+    import zipfile
+
+    from ray._private.runtime_env.packaging import create_package
+
+    root = tmp_path / "here"
+    ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "plumbline-store", "*.egg-info")
+    shutil.copytree(DEPLOY.parent, root, ignore=ignored)
+    for name in ("plumbline-store/runs/a/record.json", "data/iiit5k/a.png", "runs/x", "shards.arrow", "w.safetensors"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("much")
+    create_package(str(root), tmp_path / "job.zip", include_gitignore=True, excludes=[".git", ".venv", "__pycache__"])
+    packed = {name for name in zipfile.ZipFile(tmp_path / "job.zip").namelist() if not name.endswith("/")}
+    assert {"orchestrator/run.py", "orchestrator/recipes/plates.py", "models/text.py", "pyproject.toml"} <= packed
+    strangers = ("tests/", "benchmarks/", "docs/", "data/", "plumbline-store/", "runs/")
+    assert [name for name in packed if name.startswith(strangers) or name.endswith((".arrow", ".safetensors"))] == []
+    assert (tmp_path / "job.zip").stat().st_size < 3e6
+
+
 def test_the_image_has_the_ray_that_the_project_asks_for():
     import ray
 
