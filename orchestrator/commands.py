@@ -4,61 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.adoption import with_adopted
 from orchestrator.execution import Execution, available_cores, check_workers
 from orchestrator.identity import fingerprint
+from orchestrator.options import RESTORED
 from orchestrator.plan import PlanError, Recipe
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
-    from orchestrator.live import LiveFolder
-    from orchestrator.tracking.points import StageAt
+    pass
 
 DONE, FAILED, MISTAKE = 0, 1, 2
-RESTORED = "plumbline-restored"  # the folder that restored pictures go to
 
 
-def train(
-    recipe: Recipe, store: Store, execution: Execution, *,
-    roots: Mapping[str, Path], sources: Sequence[str], only: Sequence[str] = (),
-    trackers: str = "none", report: bool = True,
-) -> int:  # fmt: skip
-    """Ingest what is not, then train; shows how it goes, and after a stop what to say to go on."""
-    from orchestrator.console import say, watch
-    from orchestrator.live import LiveFolder
-    from orchestrator.preflight import check_names
-    from orchestrator.tracking import following, sinks_named
-    from orchestrator.worker import get_ready, new_live_folder, train_here, train_on_ray
+def adopted_in(recipe: Recipe, store: Store, shards: Mapping[str, Path]) -> Recipe:
+    """``recipe`` with the settings that its stages have adopted from sweeps; says whose they are."""
+    from orchestrator.console import say
+    from orchestrator.manifest import Manifest
 
-    check_names(execution.accept)
-    sinks = sinks_named(trackers)
-    shards = ingested(recipe, store, roots=roots, sources=sources)
-    stages = _folders(recipe, store, shards, only)
-    live = LiveFolder(new_live_folder(store))
-    launch = train_on_ray if execution.workers else train_here
-    received = stop_on_signals(live)
-    if execution.workers:
-        get_ready()
-    with following(recipe, store, stages, sinks, say=say) as tracking:
-        done = watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only))
-        shutil.rmtree(live.folder)
-        if done and report:
-            _reported(stages[-1].folder, store, execution)
-    if done:
-        for place in tracking.where:
-            say(place)
-        return DONE
-    say("Stopped; a checkpoint is saved. This goes on from there:")
-    say(f"  python -m orchestrator.run {shlex.join(sys.argv[1:])}".rstrip())
-    return 128 + (received[0] if received else signal.SIGINT)
+    contents = {name: Manifest.read(folder).content for name, folder in shards.items()}
+    recipe, found = with_adopted(recipe, store, contents)
+    for name, adopted in found.items():
+        changed = ", ".join(f"{path}={value}" for path, value in adopted.changes.items())
+        say(f"Stage {name}: as trial {adopted.trial} of {adopted.sweep}: {changed}")
+    return recipe
 
 
 def check(
@@ -76,6 +51,7 @@ def check(
     if "RAY_ADDRESS" not in os.environ:
         check_workers(execution, cpus=available_cores(), gpus=_visible_gpus())
     shards = ingested(recipe, store, roots=roots, sources=sources)
+    recipe = adopted_in(recipe, store, shards)
     machine = Machine.of(execution, Ranks())
     live = LiveFolder(new_live_folder(store))
     refused, told = False, 0
@@ -107,29 +83,6 @@ def _visible_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _folders(recipe: Recipe, store: Store, shards: Mapping[str, Path], only: Sequence[str]) -> list[StageAt]:
-    """Where each stage that is asked for lies, and its number in the recipe."""
-    from orchestrator.manifest import Manifest
-    from orchestrator.tracking.points import StageAt
-
-    contents = {name: Manifest.read(folder).content for name, folder in shards.items()}
-    return [
-        StageAt(number, stage, store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents)))
-        for number, stage in enumerate(recipe.stages)
-        if not only or stage.name in only
-    ]
-
-
-def _reported(folder: Path, store: Store, execution: Execution) -> None:
-    """Write the report of a finished stage; a failure to do so is told and harms nothing."""
-    from orchestrator.console import say
-
-    try:
-        report(folder, store, execution)
-    except Exception as error:
-        say(f"warning: no report could be written: {type(error).__name__}: {error}")
-
-
 def report(place: Path, store: Store, execution: Execution) -> int:
     """Write the report of a stage and its ancestors, and say where it is."""
     from orchestrator.console import say
@@ -150,21 +103,6 @@ def export(place: Path, to: Path, *, onnx: bool, replace: bool, images: Sequence
 
     print(exported(place, to, onnx=onnx, replace=replace, images=images).summary)
     return DONE
-
-
-def stop_on_signals(live: LiveFolder) -> list[int]:
-    """The first SIGINT or SIGTERM asks for a stop after the current step; the next one ends the process."""
-    received: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        live.ask_to_stop()
-        signal.signal(number, signal.SIG_DFL)
-        sys.stderr.write("\nstopping after this step; saving a checkpoint (again to end at once)\n")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    return received
 
 
 def ingested(recipe: Recipe, store: Store, *, roots: Mapping[str, Path], sources: Sequence[str]) -> dict[str, Path]:
@@ -205,6 +143,7 @@ def evaluate(
     from orchestrator.score import score
     from orchestrator.shards import Shards
 
+    recipe = adopted_in(recipe, store, shards)
     opened = {name: Shards.open(folder, verify=False) for name, folder in shards.items()}
     folder = recorded(recipe, stage, store, {name: each.manifest.content for name, each in opened.items()})
     reader = open_reader(folder, Machine.of(execution, Ranks()))
@@ -272,6 +211,8 @@ def runs(store: Store, recipe: str | None) -> int:
             print(f"{folder.parent.name}/{folder.name}\t{'not finished, resumable' if begun else 'begun'}")
             continue
         lineage = f" from {record.parent}" if record.parent else ""
+        if record.trial:
+            lineage += f", trial {record.trial['number']} of {record.trial['sweep']}"
         best = ", ".join(f"{name} {each['value']:.4f} at step {each['step']}" for name, each in record.best.items())
         print(f"{record.recipe}/{folder.name}\tdone ({record.finished}){lineage}\t{best}")
     if not found:

@@ -79,3 +79,14 @@ def straggler(
             | ({"nodes": [nodes[rank] for rank in slow]} if nodes else {}),
         )
     ]  # fmt: skip
+
+
+def damaged_checkpoint(epoch: int, step: int, what: str) -> Event:
+    """That a checkpoint was passed over when training went on from update ``step``; ``what`` is wrong with it."""
+    return Event(
+        event="damaged_checkpoint", epoch=epoch, step=step,
+        says=f"{what}; training goes on from update {step}",
+        cause="the disk was full, or something else wrote there",
+        change="look after the disk; nothing in the plan",
+        evidence={"what": what, "goes_on_from": step},
+    )  # fmt: skip

@@ -112,12 +112,13 @@ def _looking_around(wanted: Wanted, live: LiveFolder, size: int) -> Iterator[Non
 
     def look() -> None:
         looks = 0
+        here: list[str] = []
         while not done.wait(LOOK_S):
-            here = pulses(live.folder)
-            if len(here) < size:
-                continue  # its own workers have to find their places first
+            if len(here) < size:  # its own workers have to find their places first
+                here = [str(each["node_id"]) for each in pulses(live.folder)]
+                continue
             looks += 1
-            if going := leaving([str(each["node_id"]) for each in here]):
+            if going := leaving(here):
                 live.ask_to_regroup(f"{going} is about to go")
             if size < most and not more:
                 more.append(Places(wanted.need, most - size))

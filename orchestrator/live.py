@@ -48,8 +48,11 @@ class LiveFolder:
     _told_at: float = field(default=0.0, repr=False)
 
     def stop_asked(self) -> bool:
-        """Whether the workers shall save a checkpoint and leave, for good or to come back as another group."""
-        return (self.folder / "stop").exists()
+        """Whether the workers shall save a checkpoint and leave, for good or to come back as another group.
+
+        One rank looks, and the next update's sums tell the others: a look at a shared file system costs each its time.
+        """
+        return self.writes and (self.folder / "stop").exists()
 
     def ask_to_stop(self) -> None:
         """Ask for the end of the run."""

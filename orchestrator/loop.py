@@ -20,7 +20,7 @@ from models.batch import Batch
 from orchestrator import checkpoint
 from orchestrator.checkpoint import Staging, Writer
 from orchestrator.events import Event
-from orchestrator.events_clock import events_of_clock
+from orchestrator.events_clock import damaged_checkpoint, events_of_clock
 from orchestrator.events_validation import criteria_disagree, events_of_validation, red_line
 from orchestrator.journal import Journal, Log
 from orchestrator.ledger import Ledger
@@ -79,6 +79,7 @@ class Setting:
         checkpoint_every_s: seconds between checkpoints inside an epoch.
         symbols: of the alphabet, in order; lines about symbols name them.
         judge_start: is shown the validation before the first step; raises if a stage must not start from there.
+        until: epochs after which to pause, as if a stop were asked for; 0 trains to the end.
     """
 
     folder: Path
@@ -93,6 +94,7 @@ class Setting:
     checkpoint_every_s: float
     symbols: str = ""
     judge_start: Callable[[Mapping[str, float]], None] = lambda metrics: None
+    until: int = 0
 
     @property
     def checkpoints(self) -> Path:
@@ -116,13 +118,13 @@ def train_stage(stage: Stage, task: nn.Module, data: StageData, setting: Setting
     resumed = _resume(trainee, setting, log, damaged)
     frozen = hash_of_frozen(task, stage.moves)
     session = _Session(stage, trainee, setting, data, log)
-    session.say_of_clock([_damaged_checkpoint(trainee.progress, what) for what in damaged])
+    session.say_of_clock([damaged_checkpoint(trainee.progress.epoch, trainee.progress.step, what) for what in damaged])
     try:
         if stage.start_from and not resumed:
             trainee.progress.baseline = session.validate()
             setting.judge_start(trainee.progress.baseline)
             session.save()
-        while not trainee.progress.finished and session.run_epoch():
+        while not session.over and session.run_epoch():
             pass
     finally:
         session.close()
@@ -153,16 +155,6 @@ def _resume(trainee: Trainee, setting: Setting, log: Log, damaged: list[str]) ->
     return True
 
 
-def _damaged_checkpoint(progress: Progress, what: str) -> Event:
-    return Event(
-        event="damaged_checkpoint", epoch=progress.epoch, step=progress.step,
-        says=f"{what}; training goes on from update {progress.step}",
-        cause="the disk was full, or something else wrote there",
-        change="look after the disk; nothing in the plan",
-        evidence={"what": what, "goes_on_from": progress.step},
-    )  # fmt: skip
-
-
 class _Session:
     """One stretch of training between start (or resume) and end (or stop): the side effects of the loop."""
 
@@ -178,6 +170,12 @@ class _Session:
         self.now = stage
         ranks, symbols = setting.ranks, setting.symbols
         self.ledger = Ledger(stage, trainee, self.journal, ranks=ranks, named=data.source_ids, symbols=symbols)
+
+    @property
+    def over(self) -> bool:
+        """Whether training has come to its end, or as far as it is to come for now."""
+        progress = self.trainee.progress
+        return bool(progress.finished) or 0 < self.setting.until <= progress.epoch
 
     def run_epoch(self) -> bool:
         """Train to the end of the epoch, validate and save. False when a stop was asked for on the way."""

@@ -37,6 +37,7 @@ from orchestrator.progress import Progress
 from orchestrator.shards import Shards
 from orchestrator.store import Record, Store
 from orchestrator.trained import fits_of
+from orchestrator.trying import Trying
 from orchestrator.weights import load_judged
 
 TRIED = 16  # samples of the first step that preflight takes gradients of
@@ -65,7 +66,7 @@ def train_recipe(
         record = store.read(folder)
         if record is None:
             checked = checked or check_data(recipe, stages, opened, Preflight(accept=execution.accept))
-            run = _StageRun(recipe, stage, store, opened, contents, execution, machine, watch, checked.followed())
+            run = StageRun(recipe, stage, store, opened, contents, execution, machine, watch, checked.followed())
             record = run.train(folder)
             if record is None:
                 return False
@@ -95,7 +96,7 @@ def check_recipe(
     yield "data", checked
     for stage in stages:
         preflight = checked.followed()
-        run = _StageRun(recipe, stage, store, opened, contents, execution, machine, watch, preflight)
+        run = StageRun(recipe, stage, store, opened, contents, execution, machine, watch, preflight)
         with suppress(PreflightError):
             run.check(store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents)))
         yield stage.name, preflight
@@ -128,7 +129,7 @@ def stage_seed(recipe: Recipe, stage: Stage) -> int:
 
 
 @dataclass(frozen=True)
-class _StageRun:
+class StageRun:
     """One stage on its way to a record."""
 
     recipe: Recipe
@@ -140,6 +141,7 @@ class _StageRun:
     machine: Machine
     watch: Watch
     preflight: Preflight
+    trying: Trying | None = None
 
     def train(self, folder: Path) -> Record | None:
         """Train to the end and record it; None when a stop was asked for."""
@@ -160,6 +162,11 @@ class _StageRun:
             self.store.write(folder, self._record(folder, progress, parent))
         machine.ranks.wait()
         return self.store.read(folder)
+
+    def look(self, folder: Path) -> None:
+        """What :meth:`train` checks before the first step, on the weights it would begin with."""
+        _, start = self._parent()
+        self._check(folder, self._task(start), *self._data())
 
     def check(self, folder: Path) -> None:
         """Every check of :meth:`train`, and none of its steps."""
@@ -183,7 +190,8 @@ class _StageRun:
         torch.manual_seed(stage_seed(self.recipe, stage))
         task: nn.Module = self.recipe.task.build()  # type: ignore[assignment]
         if start is not None and stage.start_from is not None:
-            load_judged(task, start, fits_of(self.recipe), stage.start_from.parts)
+            read = self.trying.read if self.trying else checkpoint.read
+            load_judged(task, start, fits_of(self.recipe), stage.start_from.parts, read=read)
         elif isinstance(stage.start_from, Imported):
             self.preflight.run("hashes", lambda: load_imported(task, stage, self.recipe))
         return self.machine.place(task)
@@ -257,11 +265,14 @@ class _StageRun:
             return metrics | {score.name: score.of(metrics).value for score in self.stage.scores}
 
         forward: Callable[[Batch], Any] = torch.compile(task) if self.execution.compile else task
+        trying = self.trying
         return Setting(
             folder=folder, fits=fits_of(self.recipe), seed=stage_seed(self.recipe, self.stage), device=machine.device,
             autocast=machine.autocast, symbols=self.recipe.alphabet.symbols,  # type: ignore[attr-defined]
-            evaluate=measure, forward=forward, ranks=machine.ranks, watch=self.watch,
+            evaluate=trying.measured(self.stage, folder, measure) if trying else measure,
+            forward=forward, ranks=machine.ranks, watch=self.watch,
             checkpoint_every_s=self.execution.checkpoint_every_s, judge_start=self._judge_start,
+            until=trying.until if trying else 0,
         )  # fmt: skip
 
     def _record(self, folder: Path, progress: Progress, parent: Record | None) -> Record:
@@ -292,4 +303,5 @@ class _StageRun:
             effective=self.preflight.facts.get("effective", {}), preflight=tuple(self.preflight.lines),
             accepted=dict(self.preflight.accepted), warnings=tuple(self.preflight.warnings),
             ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            trial=dict(self.trying.origin) if self.trying else {},
         )  # fmt: skip

@@ -19,10 +19,12 @@ from orchestrator.kinds import AlphabetLike, Fingerprinted, ScheduleLike, Source
 from orchestrator.limits import PlanError, at_least, within
 from orchestrator.objective import Adversary, Optim, Term
 from orchestrator.schedule import Constant, Cosine, OneCycle, StepDown
+from orchestrator.search import Asha, Median, Search
 from orchestrator.start import Imported, StartFrom
 
 __all__ = [
     "Adversary",
+    "Asha",
     "Augment",
     "Balance",
     "Best",
@@ -33,12 +35,14 @@ __all__ = [
     "Expression",
     "Imported",
     "LossBalance",
+    "Median",
     "Mining",
     "Mix",
     "OneCycle",
     "Optim",
     "PlanError",
     "Recipe",
+    "Search",
     "Stage",
     "StartFrom",
     "StepDown",
@@ -151,6 +155,7 @@ class Stage:
         balance: moves weight between terms, so that each has its share in what becomes of the restored image.
         scores: validation metrics made of others, which ``best`` and the like may name.
         freeze_norm: batch norm uses the statistics it came with, also in the parts that learn.
+        search: the stage is swept, and the winner's settings are its own; no part of its identity, which they are.
     """
 
     name: str
@@ -177,6 +182,7 @@ class Stage:
     balance: Balance | LossBalance | None = None
     scores: tuple[Expression, ...] = ()
     freeze_norm: bool = False
+    search: Search | None = None
 
     def __post_init__(self) -> None:
         where = f"stage {self.name!r}"

@@ -2,6 +2,7 @@
 
 STORE/shards/NAME-KEY/                 ingested sources
 STORE/runs/RECIPE/STAGE-FINGERPRINT/   record.json, plan.json, metrics.jsonl, speed.jsonl, checkpoints/
+STORE/sweeps/SPACE-FINGERPRINT/        study.db, report.html, and a folder like a stage's for each trial
 STORE/live/ID/                         of a launch under way: status.json, and stop when one is asked for
 """
 
@@ -39,6 +40,7 @@ class Record:
         effective: what the stage really ran with: rates at its first, highest and last step, steps, weights ...
         preflight: what each check found, in order: ``check``, ``found``, ``seconds``.
         accepted: check that was accepted on purpose -> what it had refused.
+        trial: of a sweep, where it was one: ``sweep``, ``number`` and ``changes``; empty elsewhere.
     """
 
     recipe: str
@@ -63,6 +65,7 @@ class Record:
     accepted: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     ended_at: str = ""
+    trial: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

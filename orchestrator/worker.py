@@ -118,7 +118,7 @@ def train_in_worker(job: dict[str, Any]) -> None:
     node = f"{socket.gethostname()}:{node_id[:8]}"
     ranks = Ranks.of_process_group().on(node)
     folder = Path(job["live"])
-    pulse = Pulse(folder=folder, rank=ranks.rank, node=node, node_id=node_id, waits_since=waits_since)
+    pulse = Pulse(folder, ranks.rank, node, node_id, waits_since=waits_since, ranks=ranks.count)
     live = LiveFolder(folder, writes=ranks.first, pulse=pulse)
     leave_on_sigterm(live, ranks.rank, node)
     if live.ended():

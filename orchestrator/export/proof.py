@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from datasets.rendered import RenderedWords
 from datasets.row import BadImage, SourceError
@@ -105,9 +106,10 @@ def answers_afresh(export: Path, images: Sequence[Path], scratch: Path, *, alone
     how = ["-I", "-B", "-c", ALONE] if alone else ["-m", "orchestrator.export.proof"]
     here = str(Path(__file__).parents[2])
     paths = {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the last bits of a sum depend on how it is shared out
     done = subprocess.run(
         [sys.executable, *how, str(export), str(listed), str(answers)],
-        cwd=scratch, env=os.environ | ({} if alone else paths), capture_output=True, text=True, check=False,
+        cwd=scratch, env=os.environ | threads | ({} if alone else paths), capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         who = "read.py alone" if alone else "the project"
