@@ -60,6 +60,13 @@ class Nodes:
     def raylet(self, node: Any) -> psutil.Process:
         return psutil.Process(node.all_processes["raylet"][0].process.pid)
 
+    def drain(self, node: Any, seconds: int) -> None:
+        """Tell Ray that the node will be taken away in so many seconds."""
+        words = ["drain-node", "--address", self.address, "--node-id", node.node_id, "--reason"]
+        words += ["DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken away", "--deadline-remaining-seconds"]
+        command = [str(Path(sys.executable).with_name("ray")), *words, str(seconds)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
     def bury(self, node: Any) -> None:
         """Clear away what is left of a node whose raylet was killed."""
         self.alive.remove(node)
