@@ -2,7 +2,7 @@
 
 Run: ``unshare --pid --fork --mount-proc python -m benchmarks.elastic``
 
-After 60 updates one of four nodes is drained, as a spot machine that got its notice, and ended; 60 updates later SIGKILL
+After 60 updates one of four nodes is drained, as a spot machine that got its notice, and ended; 60 later SIGKILL
 ends the raylet of another; 60 later two nodes join. Says what the run told, when, what it had to do again, and how far
 its losses are from those of the undisturbed run. With ``--workers 2:4``.
 """
