@@ -120,6 +120,9 @@ class _Told:
             whole = file.read().rpartition(b"\n")[0]
         self.place += len(whole) + 1 if whole else 0
         for row in map(json.loads, whole.splitlines()):
+            if "says" in row:
+                show(row["says"])
+                continue
             if row["stage"] != self.stage:
                 self.stage = row["stage"]
                 show(f"Stage {self.stage}" + (": has a record already, skipped" if row.get("skipped_stage") else ""))

@@ -24,6 +24,7 @@ from orchestrator.events_clock import damaged_checkpoint, events_of_clock
 from orchestrator.events_validation import criteria_disagree, events_of_validation, red_line
 from orchestrator.journal import Journal, Log
 from orchestrator.ledger import Ledger
+from orchestrator.live import Watch
 from orchestrator.mining import unknown
 from orchestrator.moving import balances, drawn_now, stage_now
 from orchestrator.pace import Pace
@@ -62,13 +63,6 @@ class StageData(Protocol):
         self, epoch: int, first_step: int, drawn: Any = None
     ) -> AbstractContextManager[Iterator[list[Batch]]]: ...
     def source_ids(self, samples: Sequence[int]) -> list[str]: ...
-
-
-class Watch(Protocol):
-    """The world outside: who may ask for a stop, and who wants to know how far training is."""
-
-    def stop_asked(self) -> bool: ...
-    def tell(self, status: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +182,8 @@ class _Session:
         progress, setting, pace = self.trainee.progress, self.setting, Pace()
         self.now = self.ledger.now = stage_now(self.stage, progress)
         with self._batches() as batches:
-            for micro in pace.over(batches):
-                pace.samples += sum(len(batch.ids) for batch in micro) * setting.ranks.count
+            for micro in pace.over(batches, at=self._at):
+                pace.took(sum(len(batch.ids) for batch in micro), setting.ranks)
                 if self._step(micro, pace):
                     self.save()
                     return False
@@ -198,7 +192,7 @@ class _Session:
         now: dict[str, Any] = {"epoch": progress.epoch + 1}
         self.log.write("epoch", now | line)
         clock: dict[str, Any] = {"step": progress.step, "seconds": line["seconds"], "waited": waited, "busy": busy}
-        self.say_of_clock(events_of_clock(self.stage, **now, **clock))
+        self.say_of_clock(events_of_clock(self.stage, nodes=setting.ranks.nodes, **now, **clock))
         self._end_epoch()
         return True
 
@@ -265,6 +259,7 @@ class _Session:
             loss: of the epoch that was just trained; none before the first.
         """
         stage, progress = self.stage, self.trainee.progress
+        self._at("validation")
         freeze_all_but(self.trainee.task, ())
         metrics = self.setting.evaluate(self.trainee.judged)
         set_learning(self.trainee.task, stage)
@@ -279,6 +274,7 @@ class _Session:
     def save(self) -> None:
         """Hand a copy of everything to the writer; older checkpoints go once the new one is on disk."""
         self._read()
+        self._at("saving")
         progress = self.trainee.progress
         progress.journal = self.journal.sync()
         if not self.setting.ranks.first:
@@ -306,6 +302,9 @@ class _Session:
             if event.event not in self.said:
                 self.said.add(event.event)
                 self.ledger.untold.append(event)
+
+    def _at(self, phase: str) -> None:
+        self.setting.watch.at(f"{phase} (stage {self.stage.name}, update {self.trainee.progress.step})")
 
     def _tell(self, loss: Mapping[str, float], *, samples_per_s: float = 0.0, ended: bool = False) -> None:
         progress = self.trainee.progress

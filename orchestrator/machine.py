@@ -1,9 +1,10 @@
-"""What a process computes with: its place among the ranks, its device, its precision."""
+"""What one process computes with: its place among the workers, its device and its precision."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,11 +17,20 @@ from orchestrator.ranks import Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What this process computes with."""
+    """What this process computes with.
+
+    Attributes:
+        where: the job and the nodes, as the record tells them.
+    """
 
     ranks: Ranks
     device: torch.device
     precision: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+    def at(self, job: str, nodes: Sequence[str]) -> Machine:
+        """The same, knowing which submitted job it is part of, if any, and on which node each rank is."""
+        return replace(self, where={"job": job, "workers_used": self.ranks.count, "nodes": list(nodes)})
 
     @staticmethod
     def of(execution: Execution, ranks: Ranks) -> Machine:

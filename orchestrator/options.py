@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster import described, refuse_unpacked, use_address
 from orchestrator.execution import Execution
 from orchestrator.plan import PlanError, Recipe
 from orchestrator.store import Store
@@ -42,11 +45,15 @@ exit codes: 0 done; 1 a run failed; 2 a mistake in the command or plan; 128 + n 
 def execution_of(options: argparse.Namespace) -> Execution:
     said = vars(options).items()
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said}
+    if isinstance(given.get("workers"), tuple):
+        given["workers_min"], given["workers"] = given["workers"]
     return Execution(**{name: given[name] for name in Execution.__dataclass_fields__ if name in given})
 
 
 def store_of(options: argparse.Namespace) -> Store:
-    return Store(options.store.expanduser().resolve())
+    place = options.store.expanduser().resolve()
+    refuse_unpacked(place, "--store")
+    return Store(place)
 
 
 def plan_options(command: argparse.ArgumentParser, *, named: bool = True) -> None:
@@ -75,11 +82,41 @@ def device_options(command: argparse.ArgumentParser) -> None:
 
 def execution_options(command: argparse.ArgumentParser) -> None:
     device_options(command)
-    command.add_argument(
-        "--workers", type=int, default=1, help="Ray Train workers; 0 trains in this process (default: 1)"
-    )
+    command.add_argument("--workers", type=fewest_and_most, default=(0, 1), metavar="N|MIN:MAX",
+                         help="Ray Train workers; 2:4 goes on with 2 when nodes are lost and takes 4 when they are "
+                         "back; 0 trains in this process (default: 1)")  # fmt: skip
+    ray_options(command)
+    command.add_argument("--timeout", dest="timeout_s", type=float, default=600.0, metavar="SECONDS",
+                         help="give up a group whose ranks wait this long for one of them (default: 600)")  # fmt: skip
+    command.add_argument("--wait", dest="wait_s", type=float, default=1200.0, metavar="SECONDS",
+                         help="wait this long for lost nodes, or for those to be started (default: 1200)")  # fmt: skip
     command.add_argument("--compile", action="store_true", help="torch.compile the network; pays on a GPU")
     command.add_argument("--checkpoint-every", dest="checkpoint_every_s", type=float, default=60.0, metavar="SECONDS")
+
+
+def fewest_and_most(text: str) -> tuple[int, int]:
+    """``"4"`` is (0, 4), four and no fewer; ``"2:4"`` is (2, 4)."""
+    fewest, colon, most = text.partition(":")
+    return (int(fewest), int(most)) if colon else (0, int(text))
+
+
+def ray_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--address", default="", metavar="HOST:PORT",
+                         help="Ray cluster to use (default: RAY_ADDRESS, else a Ray of its own here)")  # fmt: skip
+    command.add_argument("--dashboard", action="store_true",
+                         help="a Ray of its own has a dashboard and Prometheus metrics, on loopback")  # fmt: skip
+
+
+def join_ray(options: argparse.Namespace) -> None:
+    """Make ``--address`` the Ray of this process, or start one with a ``--dashboard`` and say where it is."""
+    use_address(getattr(options, "address", ""))
+    if getattr(options, "dashboard", False):
+        if os.environ.get("RAY_ADDRESS"):
+            raise PlanError("--dashboard is of a Ray that this command starts; the cluster that it joins has its own")
+        from orchestrator.worker import get_ready
+
+        get_ready(dashboard=True)
+        print(described(), file=sys.stderr)
 
 
 def sweep_options(command: argparse.ArgumentParser) -> None:
@@ -175,6 +212,7 @@ def command_line(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> argp
     plan_options(sweep, named=False)
     data_options(sweep)
     device_options(sweep)
+    ray_options(sweep)
     preflight_options(sweep)
     sweep.add_argument("--trackers", default=TRACKERS, metavar="NAMES",
                        help=f"mlflow, tensorboard, both by comma, or none (default: {TRACKERS})")  # fmt: skip
@@ -189,6 +227,7 @@ def command_line(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> argp
     ingest = command("ingest", "make a recipe's Arrow shards, and say what was rejected and why")
     plan_options(ingest)
     data_options(ingest)
+    ray_options(ingest)
     ingest.add_argument("--source", action="append", default=[], help="only this source; may be repeated")
     evaluate = command("evaluate", "measure a trained stage on the test split")
     plan_options(evaluate)

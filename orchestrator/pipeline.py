@@ -22,7 +22,8 @@ from orchestrator.execution import Execution
 from orchestrator.files import write_json
 from orchestrator.identity import digest, fingerprint, plain
 from orchestrator.imported import load_imported
-from orchestrator.loop import Setting, Watch, train_stage
+from orchestrator.live import Watch
+from orchestrator.loop import Setting, train_stage
 from orchestrator.machine import Machine
 from orchestrator.order import Step
 from orchestrator.plan import Imported, PlanError, Recipe, Stage, StartFrom
@@ -205,7 +206,8 @@ class StageRun:
         run("settings", lambda: check_settings(
             stage, recipe, steps=total, samples=data.samples.sizes, draws=data.draws))  # fmt: skip
         run("resources", lambda: check_resources(
-            stage, task, folder, smallest_step=min(len(step.samples) for step in steps), ranks=machine.ranks.count,
+            stage, task, folder, smallest_step=min(len(step.samples) for step in steps),
+            ranks=max(machine.ranks.count, self.execution.workers),
         ))  # fmt: skip
         run("frames", lambda: check_frames(task, recipe, widths_met(data.buckets, sets), machine.device))
         batch = data.batch_of(Step(steps[0].samples[:TRIED], steps[0].width))
@@ -291,6 +293,7 @@ class StageRun:
         }  # fmt: skip
         used = torch.cuda.get_device_name() if self.machine.device.type == "cuda" else platform.machine()
         execution = asdict(self.execution) | {"device_used": used, "precision_used": self.machine.precision}
+        execution |= self.machine.where
         return Record(
             recipe=self.recipe.name, stage=self.stage.name, fingerprint=folder.name.rpartition("-")[2],
             checkpoint=result["checkpoint"], best=best, last=name_of(progress.step), metrics=result["metrics"],

@@ -21,6 +21,7 @@ from orchestrator.options import (
     TRACKERS,
     command_line,
     execution_of,
+    join_ray,
     known,
     pair,
     read_json,
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(words or ["demo"])
     try:
+        join_ray(options)
         return options.command(options)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

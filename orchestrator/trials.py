@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.execution import Execution
-from orchestrator.loop import Watch
+from orchestrator.live import Watch
 from orchestrator.machine import Machine
 from orchestrator.pipeline import StageRun, check_data
 from orchestrator.plan import Recipe, Stage
@@ -18,10 +18,13 @@ from orchestrator.trying import Trying
 
 
 class Unwatched:
-    """Implements :class:`orchestrator.loop.Watch` for who only looks."""
+    """Implements :class:`orchestrator.live.Watch` for who only looks."""
 
     def stop_asked(self) -> bool:
         return False
+
+    def at(self, phase: str) -> None:
+        pass
 
     def tell(self, status: Mapping[str, Any]) -> None:
         """Nobody listens."""

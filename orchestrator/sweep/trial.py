@@ -93,7 +93,7 @@ class Planned:
 
 @dataclass
 class TrialWatch:
-    """Implements :class:`orchestrator.loop.Watch`: tells what was measured after each epoch, and of the first step."""
+    """Implements :class:`orchestrator.live.Watch`: tells what was measured after each epoch, and of the first step."""
 
     stage: Stage
     metrics: tuple[str, ...]
@@ -104,6 +104,9 @@ class TrialWatch:
 
     def stop_asked(self) -> bool:
         return self.stop.exists()
+
+    def at(self, phase: str) -> None:
+        pass
 
     def tell(self, status: Mapping[str, Any]) -> None:
         if self.first_step_s is None and status.get("step", 0) > 0:

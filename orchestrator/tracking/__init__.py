@@ -21,6 +21,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from orchestrator.cluster import submission_id
 from orchestrator.identity import digest, plain
 from orchestrator.plan import PlanError, Recipe
 from orchestrator.store import Record, Store
@@ -132,6 +133,8 @@ class MlflowRuns:
             self._reopen(run, done=done)
         place["run_id"] = run.info.run_id
         self._starts[run.info.run_id] = run.info.start_time
+        if job := submission_id():
+            self._client.set_tag(run.info.run_id, "plumbline.job", job)
         self._client.set_tag(parent, f"plumbline.{at.title}", run.info.run_id)  # it may be another parent's child
         self._log_params(run, flat(plain(at.stage)))
 
