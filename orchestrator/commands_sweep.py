@@ -109,19 +109,28 @@ def _swept(
     from orchestrator.console import say, watch_trials
     from orchestrator.live import LiveFolder
     from orchestrator.sweep import STOP, adopt_winner, run_sweep
+    from orchestrator.sweep.about import write_about
     from orchestrator.sweep.checks import check_space
+    from orchestrator.sweep.followed import following_trials
+    from orchestrator.tracking import sinks_named
 
     sweep.folder.mkdir(parents=True, exist_ok=True)
     (sweep.folder / STOP).unlink(missing_ok=True)
     received = commands_train.stop_on_signals(LiveFolder(sweep.folder))
     board = sweep.board(resume=resume)
+    about = write_about(sweep)
     if not board.exhausted:
         check_space(sweep, execution, say)
-    over = board.exhausted or watch_trials(
-        lambda: run_sweep(sweep, board, execution, places, budget_s=budget_s, say=say, begun=lambda trial: None),
-        lambda: _progress(board),
-    )  # fmt: skip
-    _tell(sweep, board)
+    with following_trials(sweep, board, about, sinks_named(trackers), say=say) as following:
+        over = following.over = board.exhausted or watch_trials(
+            lambda: run_sweep(sweep, board, execution, places, budget_s=budget_s, say=say, begun=following.begun),
+            lambda: _progress(board),
+        )
+        _tell(sweep, board)
+        if report:
+            _reported(sweep)
+    for place in following.where if over else ():
+        say(place)
     if not over:
         say("Stopped; what is under way goes on with")
         say(f"  python -m orchestrator.run {join(sys.argv[1:])}{'' if '--resume' in sys.argv else ' --resume'}")
@@ -130,6 +139,18 @@ def _swept(
     if adopted:
         say(f"Adopted: trial {adopted.trial} is stage {sweep.space.stage!r} now, under {adopted.fingerprint}")
     return commands.DONE, adopted
+
+
+def _reported(sweep: Sweep) -> None:
+    """Write the sweep's report; a failure to do so is told and harms nothing."""
+    from orchestrator.console import say
+    from orchestrator.sweep.report import write_sweep_report
+
+    try:
+        page, _ = write_sweep_report(sweep.folder, sweep.store, sweep.url)
+        say(f"Report: {page}")
+    except Exception as error:
+        say(f"warning: no report could be written: {type(error).__name__}: {error}")
 
 
 def _progress(board: Board) -> tuple[int, int, str]:

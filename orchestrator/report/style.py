@@ -47,6 +47,7 @@ figure{margin:0 0 1rem;padding:.8rem .9rem;background:var(--card);border:1px sol
 min-width:0;max-width:36rem}
 .figures figure{margin:0}
 figure svg{display:block;width:100%;height:auto;max-height:30rem}
+figure.tall svg{max-height:none}
 svg *{stroke-linejoin:round;stroke-linecap:butt}
 details{margin:.8rem 0}
 summary{cursor:pointer;color:var(--accent);font-size:.9rem}

@@ -94,7 +94,7 @@ class Board:
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:
-            known = name in optuna.get_all_study_names(storage := _storage(url))
+            known = name in optuna.get_all_study_names(storage := storage_at(url))
             study = optuna.create_study(
                 storage=storage, study_name=name, load_if_exists=True,
                 directions=["maximize" if mode == "max" else "minimize" for mode in space.modes],
@@ -261,7 +261,8 @@ def _state(study: optuna.Study, number: int) -> TrialState:
     return study.get_trials(deepcopy=False)[number].state
 
 
-def _storage(url: str) -> optuna.storages.BaseStorage:
+def storage_at(url: str) -> optuna.storages.BaseStorage:
+    """The storage at an address; the folder of a file is made where it is missing."""
     local = url.startswith("sqlite:///")
     if local:
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
