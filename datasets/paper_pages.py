@@ -89,7 +89,8 @@ def papers(root: Path, name: str, *, valid_share: float, test_share: float, seed
         if not of:
             raise SourceError(
                 f"{root / name}: {len(pairs)} page pairs leave split {split!r} without paper; three at least "
-                f"are needed, and shares above 0 (paper_valid_share={valid_share}, paper_test_share={test_share}), or no folder"
+                f"are needed, and shares above 0 (paper_valid_share={valid_share}, paper_test_share={test_share}), "
+                "or no folder"
             )
         made[split] = Paper(of, " ".join(f"{pair.name} {pair.degraded.stamp()} {pair.clean.stamp()}" for pair in of))
     return made

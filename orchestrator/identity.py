@@ -22,6 +22,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {  # settings that came when stages had
         "balance": None,
         "scores": [],
         "freeze_norm": False,
+        "wear": None,
     },
 }
 OWN_PACKAGES = ("models", "datasets", "orchestrator", "tune_spaces")
@@ -57,7 +58,8 @@ def named(path: str) -> Any:
 def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
     """Twelve hex digits that change when what this stage learns, learns from or starts from changes.
 
-    A gate or a floor only judges, so that lowering one trains nothing again; nor does moving imported weights.
+    A gate or a floor only judges, so that lowering one trains nothing again; nor does moving imported weights. A search
+    finds settings that are part of the identity, and is none itself.
 
     Args:
         data: source name -> content hash of its shards; a source that is not yet ingested stands for its settings.
@@ -82,7 +84,9 @@ def _decisive(stage: Any) -> Any:
     """A stage as JSON data, without what decides only whether it may run or where something lies."""
     start = stage["start_from"]
     kept = {key: value for key, value in start.items() if key not in ("floor", "place")} if start else start
-    return _as_ever({key: value for key, value in stage.items() if key != "gate"} | {"start_from": kept})
+    return _as_ever(
+        {key: value for key, value in stage.items() if key not in ("gate", "search")} | {"start_from": kept}
+    )
 
 
 def _as_ever(data: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,9 @@ from orchestrator.files import write_json
 from orchestrator.gate import GateNotMet, check_gate
 from orchestrator.identity import digest, fingerprint, plain
 from orchestrator.imported import load_imported
-from orchestrator.loop import Setting, Watch, train_stage
+from orchestrator.live import Watch
+from orchestrator.loop import Setting, train_stage
+from orchestrator.machine import Machine
 from orchestrator.order import Step
 from orchestrator.plan import Imported, PlanError, Recipe, Stage, StartFrom
 from orchestrator.preflight import Found, Preflight, PreflightError
@@ -34,43 +36,16 @@ from orchestrator.preflight.machine import check_resources
 from orchestrator.preflight.model import Trial, check_effective, check_gradients
 from orchestrator.preflight.plan import check_headroom, check_settings, check_start, restores
 from orchestrator.progress import Progress
-from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
 from orchestrator.store import Record, Store
 from orchestrator.trained import fits_of
+from orchestrator.trying import Trying
 from orchestrator.turn import Leased, turn
 from orchestrator.weights import load_judged
+from orchestrator.worn_anew import WornAnew
 
 TRIED = 16  # samples of the first step that preflight takes gradients of
 RECORDED_VERSIONS = ("plumbline", "torch", "ray", "numpy", "pyarrow", "opencv-python-headless")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What this process computes with."""
-
-    ranks: Ranks
-    device: torch.device
-    precision: str
-
-    @staticmethod
-    def of(execution: Execution, ranks: Ranks) -> Machine:
-        """The device and precision that ``execution`` asks for, or that this machine offers where it says auto."""
-        name = execution.device if execution.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        if name == "cuda" and not torch.cuda.is_available():
-            raise PlanError("--device cuda: no CUDA device is visible here; use --device auto or cpu")
-        device = torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
-        precision = execution.precision if execution.precision != "auto" else ("bf16" if name == "cuda" else "fp32")
-        return Machine(ranks=ranks, device=device, precision=precision)
-
-    def place(self, task: nn.Module) -> nn.Module:
-        """``task`` on the device, its kernels channels last, which both CPU and GPU convolve faster."""
-        return task.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def train_recipe(
@@ -91,7 +66,7 @@ def train_recipe(
             record = its.record
             if its.watch:
                 checked = checked or check_data(recipe, stages, opened, Preflight(accept=execution.accept))
-                run = _StageRun(
+                run = StageRun(
                     recipe, stage, store, opened, contents, execution, machine, its.watch, checked.followed()
                 )
                 record = run.train(folder)
@@ -122,7 +97,7 @@ def check_recipe(
     yield "data", checked
     for stage in stages:
         preflight = checked.followed()
-        run = _StageRun(recipe, stage, store, opened, contents, execution, machine, Leased(watch), preflight)
+        run = StageRun(recipe, stage, store, opened, contents, execution, machine, Leased(watch), preflight)
         with suppress(PreflightError):
             run.check(store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents)))
         yield stage.name, preflight
@@ -145,7 +120,7 @@ def stage_seed(recipe: Recipe, stage: Stage) -> int:
 
 
 @dataclass(frozen=True)
-class _StageRun:
+class StageRun:
     """One stage on its way to a record."""
 
     recipe: Recipe
@@ -157,6 +132,7 @@ class _StageRun:
     machine: Machine
     watch: Leased
     preflight: Preflight
+    trying: Trying | None = None
 
     def train(self, folder: Path) -> Record | None:
         """Train to the end and record it; None when a stop was asked for."""
@@ -178,6 +154,11 @@ class _StageRun:
             self.store.write(folder, self._record(folder, progress, parent))
         machine.ranks.wait()
         return self.store.find(folder)
+
+    def look(self, folder: Path) -> None:
+        """What :meth:`train` checks before the first step, on the weights it would begin with."""
+        _, start = self._parent()
+        self._check(folder, self._task(start), *self._data())
 
     def check(self, folder: Path) -> None:
         """Every check of :meth:`train`, and none of its steps."""
@@ -201,7 +182,8 @@ class _StageRun:
         torch.manual_seed(stage_seed(self.recipe, stage))
         task: nn.Module = self.recipe.task.build()  # type: ignore[assignment]
         if start is not None and stage.start_from is not None:
-            load_judged(task, start, fits_of(self.recipe), stage.start_from.parts)
+            read = self.trying.read if self.trying else checkpoint.read
+            load_judged(task, start, fits_of(self.recipe), stage.start_from.parts, read=read)
         elif isinstance(stage.start_from, Imported):
             self.preflight.run("hashes", lambda: load_imported(task, stage, self.recipe))
         return self.machine.place(task)
@@ -215,7 +197,8 @@ class _StageRun:
         run("settings", lambda: check_settings(
             stage, recipe, steps=total, samples=data.samples.sizes, draws=data.draws))  # fmt: skip
         run("resources", lambda: check_resources(
-            stage, task, folder, smallest_step=min(len(step.samples) for step in steps), ranks=machine.ranks.count,
+            stage, task, folder, smallest_step=min(len(step.samples) for step in steps),
+            ranks=max(machine.ranks.count, self.execution.workers),
         ))  # fmt: skip
         run("frames", lambda: check_frames(task, recipe, widths_met(data.buckets, sets), machine.device))
         batch = data.batch_of(Step(steps[0].samples[:TRIED], steps[0].width))
@@ -253,15 +236,15 @@ class _StageRun:
 
     def _data(self) -> tuple[TrainingData, dict[str, Samples]]:
         recipe, stage, machine = self.recipe, self.stage, self.machine
-        alphabet, frames = recipe.alphabet, recipe.task.frames
+        alphabet, frames, seed = recipe.alphabet, recipe.task.frames, stage_seed(recipe, stage)
         train = samples_of(self.shards, dict.fromkeys(stage.data.shares, "train"), alphabet, frames)  # type: ignore[arg-type]
         sets = {
             name: samples_of(self.shards, {name: split}, alphabet, frames)  # type: ignore[arg-type]
             for name, split in stage.validate.items()
         }
         data = TrainingData(
-            stage=stage, samples=train, buckets=chosen_buckets(train), seed=stage_seed(recipe, stage),
-            ranks=machine.ranks, device=machine.device,
+            stage=stage, samples=train, buckets=chosen_buckets(train), seed=seed, ranks=machine.ranks,
+            device=machine.device, worn=WornAnew.of(stage, self.shards, seed=seed),
         )  # fmt: skip
         return data, sets
 
@@ -281,12 +264,15 @@ class _StageRun:
             self.store.origin.publish_stage(folder)
 
         forward: Callable[[Batch], Any] = torch.compile(task) if self.execution.compile else task
+        trying = self.trying
         return Setting(
             folder=folder, fits=fits_of(self.recipe), seed=stage_seed(self.recipe, self.stage), device=machine.device,
             autocast=machine.autocast, symbols=self.recipe.alphabet.symbols,  # type: ignore[attr-defined]
-            evaluate=measure, forward=forward, ranks=machine.ranks, watch=self.watch,
+            evaluate=trying.measured(self.stage, folder, measure) if trying else measure,
+            forward=forward, ranks=machine.ranks, watch=self.watch,
             checkpoint_every_s=self.execution.checkpoint_every_s, judge_start=self._judge_start,
             put=put,
+            until=trying.until if trying else 0,
         )  # fmt: skip
 
     def _record(self, folder: Path, progress: Progress, parent: Record | None) -> Record:
@@ -304,9 +290,9 @@ class _StageRun:
                    "rejects": dict(each.manifest.rejects)}
             for name, each in self.shards.items() if name in self.stage.sources
         }  # fmt: skip
-        on_gpu = self.machine.device.type == "cuda"
-        used = torch.cuda.get_device_name() if on_gpu else platform.machine()
+        used = torch.cuda.get_device_name() if self.machine.device.type == "cuda" else platform.machine()
         execution = asdict(self.execution) | {"device_used": used, "precision_used": self.machine.precision}
+        execution |= self.machine.where
         return Record(
             recipe=self.recipe.name, stage=self.stage.name, fingerprint=folder.name.rpartition("-")[2],
             checkpoint=result["checkpoint"], best=best, last=name_of(progress.step), metrics=result["metrics"],
@@ -316,4 +302,5 @@ class _StageRun:
             effective=self.preflight.facts.get("effective", {}), preflight=tuple(self.preflight.lines),
             accepted=dict(self.preflight.accepted), warnings=tuple(self.preflight.warnings),
             ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            trial=dict(self.trying.origin) if self.trying else {},
         )  # fmt: skip

@@ -1,57 +1,97 @@
-"""Where trained things are that a command was given: a path, or a URL of which a copy is brought here."""
+"""Places for workers: one Ray placement group for each worker that may start.
+
+Ray itself then says what fits, on nodes that answer and beside whoever else is on the cluster, and an autoscaler sees
+what is wanted. A place that is there is kept from others until it is given back.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
-from orchestrator.fetched import fetch_folder
-from orchestrator.manifest import Manifest, ShardError
-from orchestrator.remote import is_url
-from orchestrator.store import Store
-from orchestrator.working_copy import store_at
-
-IN_A_STORE = "/runs/"  # in the URL of a stage, a record or a checkpoint
+SETTLED_S = 5.0  # fewer workers than wanted start only when no further place has come for so long
+POLL_S = 0.2
 
 
-def path_of_place(place: str) -> Path:
-    """A stage, record, checkpoint or export as a path on this machine. Raises :class:`StoreError`."""
-    if not is_url(place):
-        return Path(place.removeprefix("file://")).expanduser()
-    address, _, query = place.partition("?")
-    top, inside, within = address.rstrip("/").rpartition(IN_A_STORE)
-    if not inside:
-        return fetch_folder(place).path
-    store = store_at(f"{top}?{query}" if query else top)
-    path = store.root / "runs" / within
-    bring(store, store.root.joinpath(*Path("runs", within).parts[:3]))
-    return path
+class Places:
+    """Room for up to ``count`` workers, each of which needs ``need``."""
+
+    def __init__(self, need: Mapping[str, float], count: int) -> None:
+        from ray.util import placement_group
+
+        self._groups = [placement_group([dict(need)]) for _ in range(count)]
+
+    def ready(self) -> int:
+        """How many workers could start now."""
+        from ray.util import placement_group_table
+
+        return sum(placement_group_table(group)["state"] == "CREATED" for group in self._groups)
+
+    def give_back(self) -> None:
+        from ray.util import remove_placement_group
+
+        for group in self._groups:
+            remove_placement_group(group)
+        self._groups = []
 
 
-def bring(store: Store, folder: Path) -> Path:
-    """``folder``, once all that a report, an export or a reader asks of a stage is here.
+@contextmanager
+def cleared(need: Mapping[str, float], count: int) -> Iterator[None]:
+    """Give back what a group of ``count`` workers held when the body lost its controller, which alone knew how to."""
+    from ray.exceptions import RayActorError
+    from ray.util import placement_group_table
 
-    That is its files and checkpoint, the stages it came from, and its shards.
-    """
-    if not store.origin.place or not folder.is_relative_to(store.root):
-        return folder
-    store.origin.fetch_stages(folder.parent.name)
-    record = store.find(folder)
-    store.origin.fetch_stage(folder, checkpoints=[Path(record.checkpoint).name] if record else None)
-    contents = {each["content"] for each in record.data.values()} if record else set()
-    parent = record.parent if record else ""
-    while parent:
-        above = next(folder.parent.glob(f"*-{parent}"), None)
-        found = store.find(above) if above else None
-        parent = found.parent if found else ""
-    store.origin.fetch_manifests()
-    for path in (store.root / "shards").glob("*/manifest.json"):
-        if record is None or _content(path) in contents:
-            store.origin.fetch_shards(path.parent)
-    return folder
-
-
-def _content(path: Path) -> str:
+    before = set(placement_group_table())
     try:
-        return Manifest.read(path.parent).content
-    except ShardError:  # of another version: nothing that this one could open
-        return ""
+        yield
+    except RayActorError:
+        for id, group in placement_group_table().items():
+            if id not in before and list(group["bundles"].values()) == [dict(need)] * count:
+                _remove(id)
+        raise
+
+
+def _remove(id: str) -> None:
+    """Remove the placement group of that id, if it is this job's, which the end of an id tells."""
+    import ray
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    if id.endswith(ray.get_runtime_context().get_job_id()):
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(id))))
+
+
+def room_for(
+    need: Mapping[str, float], *, fewest: int, most: int, wait_s: float,
+    enough: Callable[[], bool], say: Callable[[str], Any],
+) -> int:  # fmt: skip
+    """How many workers can start, from ``fewest`` to ``most``; 0 when there were too few for ``wait_s`` seconds.
+
+    Args:
+        enough: asked while it waits; 0 as soon as it says so.
+        say: is told when it has to wait.
+    """
+    places = Places(need, most)
+    began = changed = time.monotonic()
+    seen, told = 0, False
+    try:
+        while True:
+            ready, now = places.ready(), time.monotonic()
+            if ready != seen:
+                seen, changed = ready, now
+            settled = now - changed >= SETTLED_S
+            if ready == most or (ready >= fewest and settled):
+                return ready
+            if enough() or now - began >= wait_s:
+                return 0
+            if settled and not told:
+                told = say(f"waiting for places: {most} workers want {_spelled(need)} each, {ready} can start; "
+                           f"{fewest} are needed") or True  # fmt: skip
+            time.sleep(POLL_S)
+    finally:
+        places.give_back()
+
+
+def _spelled(need: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {kind}{'s' * (amount != 1)}" for kind, amount in need.items())

@@ -2,6 +2,7 @@
 
 STORE/shards/NAME-KEY/                 ingested sources
 STORE/runs/RECIPE/STAGE-FINGERPRINT/   record.json, plan.json, metrics.jsonl, speed.jsonl, checkpoints/
+STORE/sweeps/SPACE-FINGERPRINT/        study.db, report.html, and a folder like a stage's for each trial
 STORE/live/ID/                         of a launch under way: status.json, and stop when one is asked for
 """
 
@@ -42,6 +43,7 @@ class Record:
         effective: what the stage really ran with: rates at its first, highest and last step, steps, weights ...
         preflight: what each check found, in order: ``check``, ``found``, ``seconds``.
         accepted: check that was accepted on purpose -> what it had refused.
+        trial: of a sweep, where it was one: ``sweep``, ``number`` and ``changes``; empty elsewhere.
     """
 
     recipe: str
@@ -66,6 +68,7 @@ class Record:
     accepted: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     ended_at: str = ""
+    trial: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -116,6 +119,8 @@ class Origin(Protocol):
     def claims(self, folder: Path) -> Claims: ...
     def push(self, path: Path) -> None: ...
     def pull(self, path: Path) -> None: ...
+    def names(self, folder: Path) -> list[str]: ...
+    def take_back(self, path: Path) -> None: ...
     def forget(self, folder: Path) -> None: ...
 
 
@@ -136,7 +141,11 @@ class Here:
     def publish_files(self, folder: Path, names: Iterable[str]) -> None: ...
     def push(self, path: Path) -> None: ...
     def pull(self, path: Path) -> None: ...
+    def take_back(self, path: Path) -> None: ...
     def forget(self, folder: Path) -> None: ...
+
+    def names(self, folder: Path) -> list[str]:
+        return []
 
     def resumable(self, folder: Path) -> bool:
         return any((folder / "checkpoints").glob("step-*"))

@@ -7,20 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator.lease import Holder, Lease, stale_s
+from orchestrator.live import Watch
 from orchestrator.ranks import Ranks
 from orchestrator.store import Record, Store, told_of_disk
 
 TELL_EVERY_S = 60.0  # for whom a stage waits
-
-
-class Watch(Protocol):
-    """As :class:`orchestrator.loop.Watch`."""
-
-    def stop_asked(self) -> bool: ...
-    def tell(self, status: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +32,9 @@ class Leased:
     def stop_asked(self) -> bool:
         self.check()
         return self.watch.stop_asked()
+
+    def at(self, phase: str) -> None:
+        self.watch.at(phase)
 
     def tell(self, status: Mapping[str, Any]) -> None:
         self.watch.tell(status)

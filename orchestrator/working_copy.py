@@ -278,6 +278,15 @@ class WorkingCopy:
         if found := self.remote.look(name):
             self._fetch_file(name, found)
 
+    def names(self, folder: Path) -> list[str]:
+        """The files of a folder there."""
+        return list(self.remote.list(self._name(folder)))
+
+    def take_back(self, path: Path) -> None:
+        """Delete a file there."""
+        self._sent.pop(path, None)
+        self.remote.delete([self._name(path)])
+
     def forget(self, folder: Path) -> None:
         """Delete a folder there."""
         self.remote.delete_folder(self._name(folder))

@@ -102,8 +102,9 @@ class Loss:
 
 
 @pytest.mark.parametrize(
-    "thing", [lambda batch, out: 0, Loss().method, Loss.method, functools.partial(ctc, None)], ids=repr
-)
+    "thing", [lambda batch, out: 0, Loss().method, Loss.method, functools.partial(ctc, None)],
+    ids=["lambda", "bound method", "method", "partial"],
+)  # fmt: skip
 def test_only_functions_that_can_be_found_again_enter_a_plan(thing):
     with pytest.raises(PlanError, match="plans may only name module-level functions"):
         plain({"loss": thing})
