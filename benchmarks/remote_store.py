@@ -106,7 +106,7 @@ def published(store: Store, data: bytes, step: int) -> tuple[float, float]:
 
 
 def filled(cache: Path, name: str) -> tuple[float, float]:
-    """Seconds to fill an empty cache with the shards, each compared with its hash, and to read them by pyarrow alone."""
+    """Seconds to fill an empty cache with the shards, hashes compared, and to read them by pyarrow alone."""
     os.environ["PLUMBLINE_CACHE"] = str(cache)
     store = store_at(PLACE)
     began = time.perf_counter()
