@@ -26,7 +26,7 @@ from orchestrator.store import Store, StoreError
 from orchestrator.working_copy import store_at
 
 PLACE = f"s3://{BUCKET}/team/store"
-EXECUTION = Execution(workers=0, threads=1, device="cpu", checkpoint_every_s=0.0)
+EXECUTION = Execution(workers=0, threads=1, device="cpu", checkpoint_every_s=0.2)
 
 
 def two_stages():
