@@ -143,10 +143,9 @@ class _Mixed(torch.autograd.Function):
         to_x, to_offset, to_weight = torch.empty_like(x), torch.empty_like(offset), torch.zeros_like(wide)
         with torch.autocast(grad.device.type, enabled=False):
             for some in _portions(x, offset, times=len(ctx.points)):
-                operands = (each[some].to(wide.dtype).contiguous() for each in (grad, x))
-                to_x[some], to_offset[some], part = deform_torch.mixed_backward(
-                    *operands, offset[some], wide, ctx.points
-                )
+                slope, image = (each[some].to(wide.dtype).contiguous() for each in (grad, x))
+                found = deform_torch.mixed_backward(slope, image, offset[some], wide, ctx.points)
+                to_x[some], to_offset[some], part = found
                 to_weight += part
         return to_x, to_offset, to_weight.to(weight.dtype), None
 

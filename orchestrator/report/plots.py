@@ -123,7 +123,7 @@ def curves(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if len(lines) + len(marks) > 1:
-            names = [each.name for each in (*lines, *marks)]
+            names = [line.name for line in lines] + [mark.name for mark in marks]
             ncols = max(1, min(3, ACROSS // (max(map(len, names)) + 6)))  # the sample of the line takes six
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=ncols, columnspacing=1.2, handlelength=1.8)
 
