@@ -137,8 +137,10 @@ def report(place: Path, store: Store, execution: Execution) -> int:
     from orchestrator.ranks import Ranks
     from orchestrator.report import write_report
 
-    folder = place.parent if place.name == "record.json" else place
-    page, text = write_report(folder.expanduser().resolve(), store, Machine.of(execution, Ranks()))
+    folder = (place.parent if place.name == "record.json" else place).expanduser().resolve()
+    if folder.parent.parent.name == "runs":  # its ancestors and its shards lie in the store that it lies in
+        store = Store(folder.parents[2])
+    page, text = write_report(folder, store, Machine.of(execution, Ranks()))
     say(f"Report: {page}")
     say(f"        {text}")
     return DONE
