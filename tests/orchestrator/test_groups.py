@@ -49,6 +49,25 @@ def test_places_that_others_hold_are_not_there_until_they_are_given_back():
     assert room(fewest=2, most=2)[0] == 2
 
 
+def test_what_an_autoscaler_could_start_counts_for_what_fits():
+    """Ray is told of node types as an autoscaler tells it; then of none again."""
+    import ray
+    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+
+    from orchestrator.cluster import resources
+
+    gcs = ray._private.worker.global_worker.gcs_client
+    there, coming = resources()
+    assert (there["CPU"], there.get("GPU", 0), coming) == (2, 0, "")
+    kind = NodeGroupConfig(name="gpu", resources={"CPU": 8, "GPU": 1}, min_count=0, max_count=4)
+    gcs.report_cluster_config(ClusterConfig(node_group_configs=[kind]).SerializeToString())
+    try:
+        there, coming = resources()
+        assert (there["CPU"], there["GPU"], coming) == (32, 4, " and what it could start")
+    finally:
+        gcs.report_cluster_config(ClusterConfig().SerializeToString())
+
+
 def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
     while not condition():
