@@ -28,7 +28,8 @@ from benchmarks.words import PLAIN, a_stage, train_samples, word_shards
 from models.recognizers.crnn import CRNN, CRNNConfig
 from models.tasks.read import Reader, ReadTask
 from models.text import ALNUM62
-from orchestrator.batches import Collated, Samples, on_device
+from orchestrator.batches import Samples
+from orchestrator.collated import Collated, on_device
 from orchestrator.order import Step
 from orchestrator.plan import Optim, Stage
 from orchestrator.ranks import Ranks

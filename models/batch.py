@@ -39,9 +39,11 @@ class Pair(Batch):
 
     Attributes:
         target: ``(B, C, s * h, s * w)`` float32 in ``[-1, 1]``; columns past ``s * widths`` are black (-1).
+        again: how many samples there are, if each comes again with the very same target; 0 where that is not said.
     """
 
     target: Tensor
+    again: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

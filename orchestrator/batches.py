@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from models.batch import Batch, Pair
+from models.batch import Batch
 from models.text import Alphabet, Frames
-from orchestrator.augment import augmented
-from orchestrator.augment_pairs import augmented_line_pair, augmented_pair
+from orchestrator.collated import Collated, High, on_device
 from orchestrator.labels import Labels
 from orchestrator.order import Step, bucket_widths, draws_per_epoch, epoch_samples, of_rank, steps_of
 from orchestrator.plan import Augment, Stage
 from orchestrator.prefetch import ahead
 from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
+from orchestrator.worn_anew import WornAnew
 
 BUCKETS = 8
 PREFETCH = 2
@@ -164,78 +164,13 @@ class Samples:
         return on_device(self.collated(step), device)
 
 
-@dataclass(frozen=True)
-class High:
-    """The targets of a batch of pairs.
-
-    Attributes:
-        pixels: ``(B, scale * H, scale * W, C)`` uint8.
-        boxes: ``(B, 4)`` int16 top, left, height and width of each picture within the image.
-        pad: red, green and blue of what lies around it; empty where pictures fill the valid columns.
-    """
-
-    pixels: np.ndarray
-    boxes: np.ndarray
-    pad: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collated:
-    """A batch in host memory. See :class:`models.batch.Batch`; ``least`` columns are what each label needs.
-
-    Attributes:
-        pixels: ``(B, H, W, C)`` uint8, zero past ``widths``.
-        high: of pairs that all have their target.
-    """
-
-    pixels: np.ndarray
-    widths: np.ndarray
-    least: np.ndarray
-    tokens: np.ndarray
-    lengths: np.ndarray
-    counted: np.ndarray
-    ids: tuple[int, ...]
-    high: High | None = None
-
-
-def on_device(
-    collated: Collated, device: torch.device, *, augment: Augment | None = None, epoch: int = 0, seed: int = 0
-) -> Batch:
-    """Tensors on ``device``: bytes travel, floats are made there; then augmented where a plan says so."""
-
-    def moved(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
-
-    def pictures(array: np.ndarray) -> torch.Tensor:
-        return moved(array).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)  # (B, C, H, W); black is -1
-
-    image, widths = pictures(collated.pixels), moved(collated.widths)
-    labels = {"tokens": moved(collated.tokens), "lengths": moved(collated.lengths), "counted": moved(collated.counted)}
-    if collated.high is None:
-        if augment is not None:
-            least = torch.minimum(moved(collated.least), widths)
-            image, widths = augmented(image, widths, least, augment, samples=collated.ids, epoch=epoch, seed=seed)
-        return Batch(
-            image=image.contiguous(memory_format=torch.channels_last), widths=widths, ids=collated.ids, **labels
-        )  # fmt: skip
-    target = pictures(collated.high.pixels)
-    if augment is not None and not collated.high.pad:
-        drawn = {"samples": collated.ids, "epoch": epoch, "seed": seed}
-        image, target = augmented_line_pair(image, target, widths, augment, **drawn)  # type: ignore[arg-type]
-    elif augment is not None:
-        image, target = augmented_pair(
-            image, target, moved(collated.high.boxes).float(), augment,
-            pad=collated.high.pad, samples=collated.ids, epoch=epoch, seed=seed,
-        )  # fmt: skip
-    return Pair(
-        image=image.contiguous(memory_format=torch.channels_last),
-        target=target.contiguous(memory_format=torch.channels_last), widths=widths, ids=collated.ids, **labels,
-    )  # fmt: skip
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """What a stage learns from, as this rank sees it: :class:`orchestrator.loop.StageData`."""
+    """What a stage learns from, as this rank sees it: :class:`orchestrator.loop.StageData`.
+
+    Attributes:
+        worn: wears lines anew in every epoch; None where the stored damage is learned from.
+    """
 
     stage: Stage
     samples: Samples
@@ -243,6 +178,7 @@ class TrainingData:
     seed: int
     ranks: Ranks
     device: torch.device
+    worn: WornAnew | None = None
 
     @property
     def draws(self) -> list[int]:
@@ -286,17 +222,32 @@ class TrainingData:
                 mine = of_rank(step, rank=self.ranks.rank, ranks=self.ranks.count)
                 micro = min(self.stage.optim.accumulate, len(mine.samples))
                 parts = np.array_split(mine.samples, micro)
-                yield [self.samples.collated(Step(part, step.width)) for part in parts]
+                yield [self._collated(Step(part, step.width), epoch) for part in parts]
 
         with ahead(gathered(), depth=PREFETCH) as steps:
             yield ([self._batch(collated, epoch) for collated in step] for step in steps)
 
     def batch_of(self, step: Step) -> Batch:
         """The samples of ``step``, whatever rank this is, augmented as in the first epoch."""
-        return self._batch(self.samples.collated(step), 0)
+        return self._batch(self._collated(step, 0), 0)
+
+    def _collated(self, step: Step, epoch: int) -> Collated:
+        """The samples of ``step`` as they are seen in ``epoch``; NumPy and OpenCV alone."""
+        collated = self.samples.collated(step)
+        if self.worn is None:
+            return collated
+        pixels = collated.pixels.copy()
+        for image, sample in zip(pixels, collated.ids, strict=True):
+            shards, row = self.samples.located(sample)
+            if shards is self.worn.lines:
+                line = self.worn.line(row, epoch)
+                image[:, : line.shape[1], 0] = line
+        return replace(collated, pixels=pixels)
 
     def _batch(self, collated: Collated, epoch: int) -> Batch:
-        return on_device(collated, self.device, augment=self.stage.augment, epoch=epoch, seed=self.seed)
+        augment = self.stage.augment
+        again = len(self.samples) if augment == Augment() else 0
+        return on_device(collated, self.device, augment=augment, epoch=epoch, seed=self.seed, again=again)
 
 
 def chosen_buckets(samples: Samples) -> tuple[int, ...]:

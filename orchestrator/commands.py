@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     pass
 
 DONE, FAILED, MISTAKE = 0, 1, 2
+SWEEP = "sweep.json"  # what a sweep's folder is known by
 
 
 def adopted_in(recipe: Recipe, store: Store, shards: Mapping[str, Path]) -> Recipe:
@@ -83,15 +84,24 @@ def _visible_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def report(place: Path, store: Store, execution: Execution) -> int:
-    """Write the report of a stage and its ancestors, and say where it is."""
+def report(place: Path, store: Store, execution: Execution, *, storage: str = "") -> int:
+    """Write the report of a stage and its ancestors, or of a sweep, and say where it is.
+
+    Args:
+        storage: database of the sweep's study, where it does not lie in the sweep's folder.
+    """
     from orchestrator.console import say
     from orchestrator.pipeline import Machine
     from orchestrator.ranks import Ranks
     from orchestrator.report import write_report
 
-    folder = place.parent if place.name == "record.json" else place
-    page, text = write_report(folder.expanduser().resolve(), store, Machine.of(execution, Ranks()))
+    folder = (place.parent if place.name == "record.json" else place).expanduser().resolve()
+    if (folder / SWEEP).exists():
+        from orchestrator.sweep.report import write_sweep_report
+
+        page, text = write_sweep_report(folder, store, storage)
+    else:
+        page, text = write_report(folder, store, Machine.of(execution, Ranks()))
     say(f"Report: {page}")
     say(f"        {text}")
     return DONE
@@ -135,7 +145,8 @@ def evaluate(
     """Measure a recorded stage on a split of each source; print it, and keep it in the stage's folder."""
     from orchestrator import evaluate_documents as documents
     from orchestrator.batches import samples_of
-    from orchestrator.evaluate_plates import BEAM, layouts_of, score_plates, table
+    from orchestrator.constrained import BEAM, layouts_of
+    from orchestrator.evaluate_plates import score_plates, table
     from orchestrator.files import write_json
     from orchestrator.pipeline import Machine
     from orchestrator.ranks import Ranks
@@ -203,7 +214,7 @@ def predict(
 
 
 def runs(store: Store, recipe: str | None) -> int:
-    """List the stages in the store: status, best metrics, and the fingerprint each came from."""
+    """List the stages in the store: status, best metrics, and the fingerprint each came from; and the sweeps."""
     found = list(store.stages(recipe))
     for folder, record in found:
         if record is None:
@@ -212,12 +223,29 @@ def runs(store: Store, recipe: str | None) -> int:
             continue
         lineage = f" from {record.parent}" if record.parent else ""
         if record.trial:
-            lineage += f", trial {record.trial['number']} of {record.trial['sweep']}"
+            changed = ", ".join(f"{path}={value}" for path, value in record.trial["changes"].items())
+            lineage += f", trial {record.trial['number']} of {record.trial['sweep']}: {changed or 'nothing changed'}"
         best = ", ".join(f"{name} {each['value']:.4f} at step {each['step']}" for name, each in record.best.items())
         print(f"{record.recipe}/{folder.name}\tdone ({record.finished}){lineage}\t{best}")
-    if not found:
+    sweeps = any((store.root / "sweeps").glob(f"*/{SWEEP}")) and _print_sweeps(store, recipe)
+    if not found and not sweeps:
         print(f"nothing in {store.root}")
     return DONE
+
+
+def _print_sweeps(store: Store, recipe: str | None) -> bool:
+    """A line for each sweep: how many trials ended how, and the best value. False where there is none."""
+    from orchestrator.sweep.about import sweeps_in
+
+    shown = False
+    for about, counts, winner in sweeps_in(store.root):
+        if recipe in (None, about.plan["name"]):
+            told = ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number) or "no trial"
+            best = ", ".join(f"{name} {value:.4f}" for name, value in winner.values.items()) if winner else ""
+            lead = f"{best} in trial {winner.number}" if winner else "no trial has finished"
+            print(f"sweeps/{about.sweep}\tsweep of {about.plan['name']}/{about.stage}: {told}\t{lead}")
+            shown = True
+    return shown
 
 
 def recorded(recipe: Recipe, wanted: str, store: Store, contents: Mapping[str, str]) -> Path:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import commands, commands_train
 from orchestrator.adoption import Adopted, with_adopted
 from orchestrator.execution import Execution
+from orchestrator.identity import fingerprint
 from orchestrator.plan import Asha, Median, PlanError, Recipe, Search, Stage
 from orchestrator.store import Store
 
@@ -62,10 +63,9 @@ def sweep(
     shards = commands.ingested(recipe, store, roots=roots, sources=sources)
     contents = {source: Manifest.read(folder).content for source, folder in shards.items()}
     above = ancestors(recipe, stage)
-    if above:
-        code = commands_train.train_stages(
-            recipe, store, replace(execution, workers=min(execution.workers, 1)), shards, only=above,
-            trackers=trackers, report=False,
+    if above and any(not _recorded(name, recipe, store, contents) for name in above):
+        code = commands_train.train_each(
+            recipe, store, execution, shards, names=above, trackers=trackers, report=False
         )  # fmt: skip
         if code != commands.DONE:
             return code
@@ -95,6 +95,16 @@ def search_stage(
     return code
 
 
+def _recorded(name: str, recipe: Recipe, store: Store, contents: Mapping[str, str]) -> bool:
+    """Whether a stage has its record, as its sweep has made it where it is searched."""
+    known, _ = with_adopted(recipe, store, contents)
+    stage = known.stage(name)
+    return (
+        stage.search is None
+        and store.read(store.folder(recipe.name, name, fingerprint(known, stage, contents))) is not None
+    )
+
+
 def ancestors(recipe: Recipe, stage: Stage) -> list[str]:
     """The stages that ``stage`` descends from, first to last."""
     above = recipe.parent(stage)
@@ -109,19 +119,28 @@ def _swept(
     from orchestrator.console import say, watch_trials
     from orchestrator.live import LiveFolder
     from orchestrator.sweep import STOP, adopt_winner, run_sweep
+    from orchestrator.sweep.about import write_about
     from orchestrator.sweep.checks import check_space
+    from orchestrator.sweep.followed import following_trials
+    from orchestrator.tracking import sinks_named
 
     sweep.folder.mkdir(parents=True, exist_ok=True)
     (sweep.folder / STOP).unlink(missing_ok=True)
     received = commands_train.stop_on_signals(LiveFolder(sweep.folder))
     board = sweep.board(resume=resume)
+    about = write_about(sweep)
     if not board.exhausted:
         check_space(sweep, execution, say)
-    over = board.exhausted or watch_trials(
-        lambda: run_sweep(sweep, board, execution, places, budget_s=budget_s, say=say, begun=lambda trial: None),
-        lambda: _progress(board),
-    )  # fmt: skip
-    _tell(sweep, board)
+    with following_trials(sweep, board, about, sinks_named(trackers), say=say) as following:
+        over = following.over = board.exhausted or watch_trials(
+            lambda: run_sweep(sweep, board, execution, places, budget_s=budget_s, say=say, begun=following.begun),
+            lambda: _progress(board),
+        )
+        _tell(sweep, board)
+        if report:
+            _reported(sweep)
+    for place in following.where if over else ():
+        say(place)
     if not over:
         say("Stopped; what is under way goes on with")
         say(f"  python -m orchestrator.run {join(sys.argv[1:])}{'' if '--resume' in sys.argv else ' --resume'}")
@@ -130,6 +149,18 @@ def _swept(
     if adopted:
         say(f"Adopted: trial {adopted.trial} is stage {sweep.space.stage!r} now, under {adopted.fingerprint}")
     return commands.DONE, adopted
+
+
+def _reported(sweep: Sweep) -> None:
+    """Write the sweep's report; a failure to do so is told and harms nothing."""
+    from orchestrator.console import say
+    from orchestrator.sweep.report import write_sweep_report
+
+    try:
+        page, _ = write_sweep_report(sweep.folder, sweep.store, sweep.url)
+        say(f"Report: {page}")
+    except Exception as error:
+        say(f"warning: no report could be written: {type(error).__name__}: {error}")
 
 
 def _progress(board: Board) -> tuple[int, int, str]:

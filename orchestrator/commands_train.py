@@ -30,10 +30,19 @@ def train(
     trackers: str = "none", report: bool = True,
 ) -> int:  # fmt: skip
     """Ingest what is not, then train; a stage that is searched is swept in place of that, and its winner adopted."""
+    shards = ingested(recipe, store, roots=roots, sources=sources)
+    names = list(only) or [stage.name for stage in recipe.stages]
+    return train_each(recipe, store, execution, shards, names=names, trackers=trackers, report=report)
+
+
+def train_each(
+    recipe: Recipe, store: Store, execution: Execution, shards: Mapping[str, Path], *,
+    names: Sequence[str], trackers: str, report: bool,
+) -> int:  # fmt: skip
+    """Train these stages in order, each as its sweep has made it where it is searched."""
     from orchestrator.commands_sweep import search_stage
 
-    shards = ingested(recipe, store, roots=roots, sources=sources)
-    left = list(only) or [stage.name for stage in recipe.stages]
+    left = list(names)
     while left:
         recipe = adopted_in(recipe, store, shards)
         searched = {stage.name for stage in recipe.stages if stage.search}

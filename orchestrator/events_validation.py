@@ -18,7 +18,9 @@ CHANCE_LOSS = 0.98  # of the first epoch's
 RISES, RISEN = 3, 1.10  # validations in a row with a rising loss, and how far above its best
 PLATEAU_VALIDATIONS = 8
 DISAGREE, DISAGREE_VALIDATIONS = 0.25, 4  # share of what a metric ranged over, on both sides
-RESTORER = "generator"  # the part of every restoring task that makes images
+RESTORER, READER = "generator", "recognizer"  # the parts of restoring tasks that make images, and that read lines
+AT_FLOOR, AT_FLOOR_VALIDATIONS = 1.05, 3  # times what clean lines cost the recogniser, and validations in a row, ...
+HIGH_FLOOR = 0.25  # ... where that is this share of a uniform guess; below it the recogniser is good, and all is well
 
 
 def red_line(stage: Stage, *, epoch: int, step: int, crossed: Mapping[str, float]) -> list[Event]:
@@ -49,6 +51,7 @@ def events_of_validation(
         known["loss"] = metrics[f"{home}/loss"]
     seen.validations.append(known)
     found = [
+        *ctc_at_floor(stage, seen, epoch=epoch, step=step, metrics=metrics),
         *overfitting(stage, seen, epoch=epoch, step=step, of=home),
         *plateau(stage, seen, epoch=epoch, step=step),
     ]
@@ -117,6 +120,30 @@ def at_chance(
         evidence={"loss": loss, "first_loss": first, **wrong},
     )  # fmt: skip
     return seen.say_once("at_chance", event)
+
+
+def ctc_at_floor(stage: Stage, seen: Seen, *, epoch: int, step: int, metrics: Mapping[str, float]) -> list[Event]:
+    """Restored lines cost a frozen recogniser what clean ones do, and clean ones cost it much."""
+    found: list[Event] = []
+    sets = [name.rpartition("/")[0] for name in metrics if name.endswith("/ctc_target")]
+    for of in sets if RESTORER in stage.learn and READER not in stage.moves else ():
+        shown = {name: metrics[f"{of}/{name}"] for name in ("ctc", "ctc_target", "ctc_uniform")}
+        there, high = shown["ctc"] <= AT_FLOOR * shown["ctc_target"], HIGH_FLOOR * shown["ctc_uniform"]
+        if seen.in_a_row(f"ctc floor {of}", there and shown["ctc_target"] >= high) < AT_FLOOR_VALIDATIONS:
+            continue
+        event = Event(
+            event="ctc_at_floor", epoch=epoch, step=step,
+            says=f"{of}: restored lines cost the recogniser {shown['ctc']:.3f} nats per character and clean ones "
+            f"{shown['ctc_target']:.3f}, {AT_FLOOR_VALIDATIONS} validations in a row; a uniform guess costs "
+            f"{shown['ctc_uniform']:.3f}",
+            cause="what is left of the CTC is the recogniser's own error in clean lines, which no generator can lower: "
+            "it has learned too little, or labels, alphabet or blank are not those it was trained with",
+            change=f"train the recogniser longer before {stage.name!r}, or let it learn here ({path(stage, 'learn')}); "
+            "look at what it reads in clean lines",
+            evidence={"set": of, **shown},
+        )  # fmt: skip
+        found += seen.say_once(f"ctc_at_floor {of}", event)
+    return found
 
 
 def overfitting(stage: Stage, seen: Seen, *, epoch: int, step: int, of: str) -> list[Event]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def load_imported(task: nn.Module, stage: Stage, recipe: Recipe) -> Found:
             f"{where}: the weights in {start.place} have SHA-256 {trained.sha256}, the plan says "
             f"{start.sha256 or 'nothing'}; if they are the ones that are meant: --set {where}.sha256={trained.sha256}"
         )
-    _refuse_other_network(where, trained, recipe)
+    _refuse_other_network(where, trained, recipe, start.parts)
     theirs: Alphabet = trained.recipe.alphabet  # type: ignore[assignment]
     ours: Alphabet = recipe.alphabet  # type: ignore[assignment]
     says, warnings = f"{', '.join(start.parts)} of {start.place}, {trained.sha256[:12]}", []
@@ -44,9 +44,13 @@ def load_imported(task: nn.Module, stage: Stage, recipe: Recipe) -> Found:
     return Found(says=says, warnings=tuple(warnings))
 
 
-def _refuse_other_network(where: str, trained: Trained, recipe: Recipe) -> None:
-    """The network and the image preparation must be the same; only the number of classes may differ."""
-    found, wanted = _without_classes(trained.fits["task"]), _without_classes(plain(recipe.task))
+def _refuse_other_network(where: str, trained: Trained, recipe: Recipe, parts: Sequence[str]) -> None:
+    """What is loaded and the image preparation must be the same; only the number of classes may differ."""
+    left_out = set(recipe.task.parts) - set(parts)
+    found, wanted = (
+        {key: _without_classes(value) for key, value in task.items() if key not in left_out}
+        for task in (trained.fits["task"], plain(recipe.task))
+    )
     if found != wanted:
         raise PreflightError(f"{where}: the weights are of {found}, this recipe's network is {wanted}")
     if trained.recipe.image.sha256 != recipe.image.sha256:

@@ -121,9 +121,10 @@ def check_stage(stage: Stage, *, earlier: Sequence[str], recipe: Recipe) -> None
     moves = set(stage.moves)
     if unknown := (moves | loaded) - parts:
         raise PlanError(f"{where} names parts {sorted(unknown)}; the task's parts are {sorted(parts)}")
-    if stage.start_from and (untouched := parts - loaded - moves):
-        raise PlanError(f"{where} neither loads nor trains {sorted(untouched)}: random weights would stay in it")
     sound = set(getattr(recipe.task, "sound_untrained", ()))
+    imported = bool(stage.start_from) and parent is None  # of an earlier stage, all that it trained has to come along
+    if stage.start_from and (untouched := parts - loaded - moves - (sound if imported else set())):
+        raise PlanError(f"{where} neither loads nor trains {sorted(untouched)}: random weights would stay in it")
     if not stage.start_from and (untouched := parts - moves - sound):
         raise PlanError(f"{where} starts from nothing but does not train {sorted(untouched)}")
     if unknown := set(stage.sources) - set(recipe.sources):

@@ -265,9 +265,11 @@ def command_line(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> argp
     demo = command("demo", "the embedded demo, as without a command")
     demo.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
     execution_options(demo)
-    report = command("report", "write a page (HTML and Markdown) about a stage and its ancestors")
+    report = command("report", "write a page (HTML and Markdown) about a stage and its ancestors, or a sweep")
     report.add_argument("place", nargs="?", type=Path, metavar="PLACE",
-                        help="stage folder, finished or not (default: the stage that ended last)")  # fmt: skip
+                        help="folder of a stage or sweep (default: the stage that ended last)")  # fmt: skip
+    report.add_argument("--storage", default="", metavar="URL",
+                        help="database of a sweep's study (default: SQLite in its folder)")  # fmt: skip
     report.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
     device_options(report)
     export = command("export", "write a folder that anyone can deploy, and prove that it reads the same")

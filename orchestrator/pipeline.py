@@ -39,6 +39,7 @@ from orchestrator.store import Record, Store
 from orchestrator.trained import fits_of
 from orchestrator.trying import Trying
 from orchestrator.weights import load_judged
+from orchestrator.worn_anew import WornAnew
 
 TRIED = 16  # samples of the first step that preflight takes gradients of
 RECORDED_VERSIONS = ("plumbline", "torch", "ray", "numpy", "pyarrow", "opencv-python-headless")
@@ -242,15 +243,15 @@ class StageRun:
 
     def _data(self) -> tuple[TrainingData, dict[str, Samples]]:
         recipe, stage, machine = self.recipe, self.stage, self.machine
-        alphabet, frames = recipe.alphabet, recipe.task.frames
+        alphabet, frames, seed = recipe.alphabet, recipe.task.frames, stage_seed(recipe, stage)
         train = samples_of(self.shards, dict.fromkeys(stage.data.shares, "train"), alphabet, frames)  # type: ignore[arg-type]
         sets = {
             name: samples_of(self.shards, {name: split}, alphabet, frames)  # type: ignore[arg-type]
             for name, split in stage.validate.items()
         }
         data = TrainingData(
-            stage=stage, samples=train, buckets=chosen_buckets(train), seed=stage_seed(recipe, stage),
-            ranks=machine.ranks, device=machine.device,
+            stage=stage, samples=train, buckets=chosen_buckets(train), seed=seed, ranks=machine.ranks,
+            device=machine.device, worn=WornAnew.of(stage, self.shards, seed=seed),
         )  # fmt: skip
         return data, sets
 
@@ -290,8 +291,7 @@ class StageRun:
                    "rejects": dict(each.manifest.rejects)}
             for name, each in self.shards.items() if name in self.stage.sources
         }  # fmt: skip
-        on_gpu = self.machine.device.type == "cuda"
-        used = torch.cuda.get_device_name() if on_gpu else platform.machine()
+        used = torch.cuda.get_device_name() if self.machine.device.type == "cuda" else platform.machine()
         execution = asdict(self.execution) | {"device_used": used, "precision_used": self.machine.precision}
         execution |= self.machine.where
         return Record(

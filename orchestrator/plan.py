@@ -21,6 +21,7 @@ from orchestrator.objective import Adversary, Optim, Term
 from orchestrator.schedule import Constant, Cosine, OneCycle, StepDown
 from orchestrator.search import Asha, Median, Search
 from orchestrator.start import Imported, StartFrom
+from orchestrator.wear import Wear
 
 __all__ = [
     "Adversary",
@@ -47,6 +48,7 @@ __all__ = [
     "StartFrom",
     "StepDown",
     "Term",
+    "Wear",
     "WeighSymbols",
 ]  # fmt: skip
 
@@ -155,6 +157,7 @@ class Stage:
         balance: moves weight between terms, so that each has its share in what becomes of the restored image.
         scores: validation metrics made of others, which ``best`` and the like may name.
         freeze_norm: batch norm uses the statistics it came with, also in the parts that learn.
+        wear: training lines are worn anew in every epoch; None learns from the damage that is stored.
         search: the stage is swept, and the winner's settings are its own; no part of its identity, which they are.
     """
 
@@ -182,6 +185,7 @@ class Stage:
     balance: Balance | LossBalance | None = None
     scores: tuple[Expression, ...] = ()
     freeze_norm: bool = False
+    wear: Wear | None = None
     search: Search | None = None
 
     def __post_init__(self) -> None:
@@ -201,6 +205,8 @@ class Stage:
             limits.finite(f"{where}: red line of {metric!r}", drop)
         limits.floors(f"{where}: gate", self.gate)
         limits.helpers(self)
+        if self.wear is not None:
+            self.wear.check(where, list(self.data.shares))
         if self.optim.accumulate > 1 and len(self.all_terms) > 1:
             raise PlanError(
                 f"{where}: optim.accumulate is {self.optim.accumulate} and it has {len(self.all_terms)} terms; their "
@@ -234,7 +240,8 @@ class Stage:
     @property
     def sources(self) -> tuple[str, ...]:
         """Every source this stage reads, in the order it names them."""
-        return tuple(dict.fromkeys((*self.data.shares, *self.validate)))
+        paper = (self.wear.paper,) if self.wear and self.wear.paper else ()
+        return tuple(dict.fromkeys((*self.data.shares, *self.validate, *paper)))
 
 
 @dataclass(frozen=True, kw_only=True)

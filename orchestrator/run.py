@@ -179,7 +179,8 @@ def demo_command(options: argparse.Namespace) -> int:
 
 def report_command(options: argparse.Namespace) -> int:
     store = store_of(options)
-    return commands.report(options.place or commands.newest(store), store, execution_of(options))
+    place = options.place or commands.newest(store)
+    return commands.report(place, store, execution_of(options), storage=options.storage)
 
 
 def export_command(options: argparse.Namespace) -> int:

@@ -34,8 +34,10 @@ def restore(trainee: Trainee, contents: Contents) -> None:
     load_parts(trainee.task, contents, "weights")
     if trainee.averaged is not None:
         load_parts(trainee.averaged, contents, "averaged")
-    checkpoint.load_optimizer(trainee.optimizer, contents.tensors["optimizer"], trainee.names)
     trainee.progress = Progress.of(contents.progress)
+    checkpoint.load_optimizer(
+        trainee.optimizer, contents.tensors.get("optimizer", {}), trainee.names, updates=trainee.progress.step
+    )
     if trainee.difficulty is not None:
         arrays = {name: tensor.numpy() for name, tensor in contents.tensors.get("mining", {}).items()}
         try:

@@ -19,13 +19,16 @@ MAY_IMPORT = {  # package -> what it may import besides the standard library and
 ONLY_STANDARD_LIBRARY = ("models/text.py", "orchestrator/journal.py")  # ingest workers and readers stay light
 FLOORS = (  # of the orchestrator's files and packages; each may import those of its own floor and below
     "plan kinds curriculum objective start limits schedule override identity store order mining progress files"
-    " execution journal live pulse search adoption events events_adversary events_validation events_clock balance"
-    " expressions",
-    "labels manifest mapped shards prepare pictures",  # shards, without Torch
+    " execution journal live events events_adversary events_validation events_clock balance expressions"
+    " search adoption"
+    " wear"
+    " pulse",
+    "labels manifest mapped shards prepare pictures worn_anew",  # shards, without Torch
     "ranks checkpoint weights heard players gradients update measured moving ledger pace augment augment_pairs"
-    " prefetch batches loop evaluate_restored evaluate_lines evaluate_pages evaluate evaluate_plates"
-    " evaluate_documents machine preflight imported trying pipeline trials trained reader score pages predict export"
-    " report failures",
+    " prefetch collated batches loop"
+    " evaluate_restored evaluate_lines evaluate_pages evaluate constrained evaluate_plates evaluate_documents"
+    " machine preflight imported pipeline trained reader score pages predict export report failures"
+    " trying trials",
     "cluster places groups ingest worker sweep tracking console",
     "run options commands commands_train commands_sweep recipes",
 )

@@ -45,7 +45,7 @@ class Columns:
 
 def columns_of(widths: Tensor | None, width: int) -> Columns:
     """The first ``widths`` ``(B,)`` columns of ``width``; all of them when omitted."""
-    if widths is None:
+    if widths is None or _full(widths, width):
         return Columns()
     return Columns(torch.arange(width, device=widths.device) < widths[:, None])
 
@@ -61,17 +61,24 @@ def fitted(image: Tensor, widths: Tensor | None, divisor: int) -> tuple[Tensor, 
     Returns:
         ``(B, C, H', W')``, zero past each image's repeated column, and the columns up to there.
     """
+    full = widths is None or _full(widths, image.shape[3])
     image = _filled(_filled(image, divisor, dim=2), divisor, dim=3)
-    if widths is None:
+    if widths is None or full:
         return image, Columns()
     width = image.shape[3]
     last = torch.arange(width, device=image.device) == (widths - 1)[:, None]
     # Not gathered: the gradient of gathering is added up in any order on CUDA.
     repeated = (image * last.to(image.dtype)[:, None, None, :]).sum(dim=3, keepdim=True)
-    own = columns_of(widths, width).inside
-    assert own is not None
+    own = torch.arange(width, device=widths.device) < widths[:, None]
     columns = columns_of((widths + divisor - 1) // divisor * divisor, width)
     return columns.clear(torch.where(own[:, None, None, :], image, repeated)), columns
+
+
+def _full(widths: Tensor, width: int) -> bool:
+    """Whether no image is padded, so that nothing has to be cleared; looked at where that does not wait for a GPU."""
+    if widths.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return bool((widths >= width).all())
 
 
 def _filled(image: Tensor, divisor: int, *, dim: int) -> Tensor:

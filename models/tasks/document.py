@@ -13,6 +13,7 @@ from models.batch import Batch, Judged, Pair, Read, Restored
 from models.discriminators.dual import DualConfig
 from models.discriminators.patch import PatchConfig
 from models.discriminators.spelled import collapsed, text_of_clean
+from models.kept import KeptReadings, fits
 from models.losses.line_ctc import worse_than_guessing
 from models.losses.text import not_finite, not_spelled
 from models.recognizers.crnn import CRNNConfig
@@ -85,6 +86,8 @@ class DocumentRestoration(nn.Module):
     learns; clean and restored images are judged one after the other, because batch norm would mix them. A batch
     without any text, as of pages, is restored and not read.
 
+    What a frozen recogniser reads in clean images that come again and again is read once and kept, where there is room.
+
     Attributes:
         watched: facts about single samples that should never be true, by the name they are reported under; a few may
             be read worse than by a guess.
@@ -110,6 +113,7 @@ class DocumentRestoration(nn.Module):
         self.generator = task.generator.build()
         self.discriminator = task.discriminator.build()
         self.recognizer = task.recognizer.build()
+        self.kept = KeptReadings(self.recognizer)
 
     def forward(self, batch: Batch) -> Restored:
         """``(B, C, H, W)`` degraded images and, where there are targets, all that is said of them."""
@@ -121,7 +125,7 @@ class DocumentRestoration(nn.Module):
             return Restored(image=batch.target, read=clean, clean=clean)
         image = self.generator(batch.image, batch.widths)
         read, features = self.read(image, batch)
-        clean, clean_features = self._read_clean(batch)
+        clean, clean_features = self._read_clean(batch, read, features)
         real, fake = self._judged(batch, image, read, clean)
         return Judged(
             image=image, read=read, clean=clean, features=features, clean_features=clean_features, real=real, fake=fake
@@ -139,10 +143,26 @@ class DocumentRestoration(nn.Module):
         """The degraded image as it is: the floor that restoring has to beat."""
         return batch.image
 
-    def _read_clean(self, batch: Pair) -> tuple[Read, Tensor]:
-        """With gradient into the recogniser while it learns: its anchor."""
+    def _read_clean(self, batch: Pair, read: Read, features: Tensor) -> tuple[Read, Tensor]:
+        """With gradient into the recogniser while it learns: its anchor.
+
+        Args:
+            read: of the restored image, as wide; ``features`` likewise.
+        """
+        frames, numbers = features.shape[1], (features.shape[2], self.classes)
+        if self._constant() and fits(batch.again, frames, sum(numbers)):
+            made = self.kept.of(batch.target, batch.widths, batch.ids, self._look, sizes=numbers, frames=frames)
+            return Read(logits=made[1], frames=read.frames), made[0]
         with torch.set_grad_enabled(self.recognizer.training and torch.is_grad_enabled()):
             return self.read(batch.target, batch)
+
+    def _constant(self) -> bool:
+        """Whether the recogniser will say of clean images what it said of them before."""
+        return self.generator.training and not (self.recognizer.training or torch.compiler.is_compiling())
+
+    def _look(self, image: Tensor, widths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features, frames = self.recognizer.features(image, widths)
+        return features, self.recognizer.read(features, frames).logits, frames
 
     def _judged(self, batch: Pair, image: Tensor, read: Read, clean: Read) -> tuple[Tensor | None, Tensor | None]:
         """Logits of the clean and of the restored image."""

@@ -6,7 +6,8 @@
 recogniser) -> `adversarial` (it also has to be read, and to be taken for clean by a discriminator that learns against
 it) -> `joint` (the recogniser learns along, at a tenth of the rate, anchored on clean lines) -> `pixel_finetune`
 (pages without text, pixels alone, normalisation frozen). Pixels are in [-1, 1], so a weight of 100 is what 200 is in
-[0, 1]. The preset `tiny` is for two CPU cores.
+[0, 1]. The preset `tiny` is for two CPU cores; `fresh` wears the training lines anew in every epoch, where they else
+keep the damage that they were ingested with.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from datasets.document_lines import DocumentLines
 from datasets.document_pages import DocumentPages
 from datasets.line_image import LineSpec
+from datasets.worn_paper import PaperChain
 from models.discriminators.patch import PatchConfig
 from models.losses.adversarial import DiscriminatorTerm, GeneratorTerm
 from models.losses.clean import ctc_on_target
@@ -41,6 +43,7 @@ from orchestrator.plan import (
     Stage,
     StartFrom,
     Term,
+    Wear,
 )
 
 LINES, PAGES = "lines", "pages"
@@ -117,6 +120,7 @@ def _restoring(
     )  # fmt: skip
 
 
+FRESH = Wear(lines=LINES, chain=PaperChain(), paper=PAGES)
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "tiny": {
         "task.generator": UNetConfig(width=8, halvings=3),
@@ -125,10 +129,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "image.height": 40,
         "image.max_width": 1280,
         "sources.lines.versions": 1,
-        "sources.pages.height": 80,
+        "sources.pages.height": 40,  # of the image, so that pages keep their size and are put together again whole
         "sources.pages.width": 320,
-        "sources.pages.stride_down": 80,
-        "sources.pages.stride_across": 320,
+        "sources.pages.stride_down": 32,
+        "sources.pages.stride_across": 304,
         "stages.recognizer.epochs": 20,
         "stages.recognizer.optim.lr": 2e-3,
         "stages.warmup.epochs": 3,
@@ -137,7 +141,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "stages.adversarial.optim.lr": 1e-3,
         "stages.joint.epochs": 4,
         "stages.joint.optim.lr": 5e-4,
-        "stages.pixel_finetune.epochs": 12,
+        "stages.pixel_finetune.epochs": 10,
         "stages.pixel_finetune.optim.lr": 1e-3,
+    },
+    "fresh": {
+        "sources.lines.versions": 1,
+        **{f"stages.{name}.wear": FRESH for name in ("warmup", "adversarial", "joint")},
     },
 }

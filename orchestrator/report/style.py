@@ -4,11 +4,11 @@ CSS = """
 :root{--font:system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;--mono:ui-monospace,"DejaVu Sans Mono",
 Menlo,Consolas,monospace;--paper:#fbfbfa;--card:#fff;--ink:#1d2024;--quiet:#5a616b;--line:#dcdfe3;--accent:#0a5ea8;
 --warn:#8a4b00;--warnbg:#fff4e0;--mark:#ffd9c7;--shade:#0003;--c0:#0072b2;--c1:#d55e00;--c2:#008a66;--c3:#b0508a;--c4:#b07800;
---c5:#2b90c8;color-scheme:light dark}
+--c5:#2b90c8;--c6:#6b7078;--c7:#8a8200;color-scheme:light dark}
 @media (prefers-color-scheme:dark){:root{--paper:#15171a;--card:#1d2024;--ink:#e6e8eb;--quiet:#a3abb6;--line:#363b42;
 --accent:#7fb8ee;--warn:#ffc46b;--warnbg:#33270f;--mark:#7a3413;--shade:#0009;
 --c0:#56a8e0;--c1:#f08a45;--c2:#3cc79b;--c3:#e29cc7;
---c4:#f0b93c;--c5:#8fd0f5}}
+--c4:#f0b93c;--c5:#8fd0f5;--c6:#a8adb5;--c7:#f0e442}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 var(--font);overflow-wrap:anywhere}
 header,main{max-width:72rem;margin:0 auto;padding:0 1.25rem}
@@ -47,6 +47,7 @@ figure{margin:0 0 1rem;padding:.8rem .9rem;background:var(--card);border:1px sol
 min-width:0;max-width:36rem}
 .figures figure{margin:0}
 figure svg{display:block;width:100%;height:auto;max-height:30rem}
+figure.tall svg{max-height:none}
 svg *{stroke-linejoin:round;stroke-linecap:butt}
 details{margin:.8rem 0}
 summary{cursor:pointer;color:var(--accent);font-size:.9rem}
@@ -77,7 +78,7 @@ mark.gap{border-bottom:2px solid var(--warn)}
 @media (max-width:34rem){body{font-size:15px}header,main{padding-left:.8rem;padding-right:.8rem}h1{font-size:1.4rem}
 th,td{padding:.3rem .55rem;max-width:16rem}.views{grid-template-columns:repeat(2,1fr)}
 .wide .views{grid-template-columns:1fr}
-tbody th{overflow-wrap:normal}figure{padding:.6rem .5rem}}
+figure{padding:.6rem .5rem}}
 @media print{.scroll,pre{overflow:visible;max-height:none}figure,.words li,.plates li,
 tr{break-inside:avoid}nav{display:none}}
 """

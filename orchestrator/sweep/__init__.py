@@ -111,10 +111,11 @@ def sweep_of(
     stage = recipe.stage(space.stage)
     space = space.of(stage)
     kept = [best.metric for best in stage.best]
-    if missing := [metric for metric in space.metrics if metric not in kept]:
+    wanted = kept[:1] if space.single else kept
+    if missing := [metric for metric in space.metrics if metric not in wanted]:
         raise PlanError(
-            f"tune_spaces/{space.name}.py compares by {', '.join(missing)}, but stage {stage.name!r} keeps checkpoints "
-            f"by {', '.join(kept)}; a trial's result is what it hands on, so add a Best to the stage, or change METRIC"
+            f"tune_spaces/{space.name}.py compares by {', '.join(missing)}, but stage {stage.name!r} chooses what it "
+            f"hands on by {', '.join(wanted)}; a trial is worth what it hands on: change METRIC, or the stage's best"
         )
     base = base_of(recipe, stage)
     contents = {source: Manifest.read(folder).content for source, folder in shards.items()}

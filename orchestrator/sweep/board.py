@@ -94,7 +94,7 @@ class Board:
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:
-            known = name in optuna.get_all_study_names(storage := _storage(url))
+            known = name in optuna.get_all_study_names(storage := storage_at(url))
             study = optuna.create_study(
                 storage=storage, study_name=name, load_if_exists=True,
                 directions=["maximize" if mode == "max" else "minimize" for mode in space.modes],
@@ -188,9 +188,11 @@ class Board:
         state = {name: state for state, name in OUTCOMES.items()}[outcome]
         self.study.tell(number, listed, state=state)
 
-    def propose_changes(self, number: int, changes: Mapping[str, Any]) -> None:
-        """Keep what the trial changes beside its parameters."""
-        optuna.trial.Trial(self.study, self._id(number)).set_user_attr("changes", dict(changes))
+    def note(self, number: int, changes: Mapping[str, Any], facts: Facts) -> None:
+        """Note what a trial that begins changes, and where it is made."""
+        trial = optuna.trial.Trial(self.study, self._id(number))
+        trial.set_user_attr("changes", dict(changes))
+        trial.set_user_attr("facts", asdict(facts))
 
     def rows(self) -> list[Row]:
         """All trials, by number."""
@@ -206,6 +208,11 @@ class Board:
                 number=trial.number, outcome=_outcome(trial), params=trial.params, values=values,
                 changes=trial.user_attrs.get("changes", {}), reached=trial.intermediate_values, **asdict(facts),
             )  # fmt: skip
+
+    def finished_as(self, fingerprint: str) -> Row | None:
+        """The first trial that finished with the very settings that have this fingerprint; None if there is none."""
+        rows = (row for row in self.rows() if row.outcome == "finished")
+        return next((row for row in rows if row.fingerprint == fingerprint), None)
 
     def winner(self) -> Row | None:
         """The best of the finished trials by the space's metric or rule; of equals the first one."""
@@ -254,7 +261,8 @@ def _state(study: optuna.Study, number: int) -> TrialState:
     return study.get_trials(deepcopy=False)[number].state
 
 
-def _storage(url: str) -> optuna.storages.BaseStorage:
+def storage_at(url: str) -> optuna.storages.BaseStorage:
+    """The storage at an address; the folder of a file is made where it is missing."""
     local = url.startswith("sqlite:///")
     if local:
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)

@@ -118,7 +118,13 @@ def changes_of(space: Space, trial: Any, recipe: Recipe) -> dict[str, Any]:
 
     A class and settings of it, suggested apart, become one value; a class that is there already only gets its settings.
     """
-    further = space.suggest(trial) or {}
+    further = space.suggest(trial)
+    if further is None:
+        further = {}
+    if not isinstance(further, Mapping):
+        raise PlanError(
+            f"tune_spaces/{space.name}.py: space() returned {further!r}; it returns nothing, or further changes by path"
+        )
     given = {**trial.params, **further}
     changes: dict[str, Any] = {}
     for path, value in given.items():

@@ -206,6 +206,8 @@ def alone_in(folder: Path, *, wait_s: float = 120.0) -> Iterator[None]:
             if time.monotonic() > ends:
                 raise TrialFailed(f"{folder}: another process has trained there for {wait_s:.0f} s; end it first")
             time.sleep(0.1)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)

@@ -86,15 +86,22 @@ class Desk:
             if len(self.under_way) >= self.limit:
                 return None
             proposal, asked_at = self.board.next(), time.time()
-            self.board.propose_changes(proposal.number, proposal.changes)
+            self.board.note(proposal.number, proposal.changes, Facts())
             try:
                 plan = self.plan_of(proposal)
                 rungs = self.board.rungs(plan.recipe)
             except PlanError as error:
                 self._end(proposal.number, "failed", {}, Facts(reason=str(error)))
                 continue
+            same = self.board.finished_as(plan.fingerprint)
+            if same is not None:
+                facts = Facts(reason=f"the same settings as trial {same.number}", fingerprint=same.fingerprint,
+                              folder=same.folder, planned=same.planned)  # fmt: skip
+                self._end(proposal.number, "finished", same.values, facts)
+                continue
             trial = UnderWay(proposal.number, plan.fingerprint, plan.folder.name, plan.stage.epochs, rungs, asked_at)
             self.under_way[proposal.number] = trial
+            self.board.note(proposal.number, proposal.changes, trial.facts(seconds=None))
             self.begun(trial)
             return Asked(number=proposal.number, changes=proposal.changes, asked_at=asked_at, rungs=rungs)
         return Searcher.FINISHED

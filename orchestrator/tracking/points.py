@@ -45,6 +45,23 @@ class StageAt:
     def title(self) -> str:
         return f"stage{self.number}_{self.stage.name}"
 
+    @property
+    def name(self) -> str:
+        """What its run is called."""
+        return self.title
+
+
+@dataclass(frozen=True)
+class TrialAt(StageAt):
+    """A trial of a sweep: the stage with its settings, its ``trial`` number and what it changes in the plan."""
+
+    trial: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"trial{self.trial:04d}"
+
 
 @dataclass(frozen=True, slots=True)
 class Point:

@@ -42,7 +42,8 @@ def test_a_padded_image_is_filled_up_as_it_would_be_alone(width):
     image = noise(1, 2, 5, 11)
     alone, _ = fitted(image[:, :, :, :width], None, 4)
     padded, columns = fitted(image, torch.tensor([width]), 4)
-    assert padded.shape == (1, 2, 8, 12) and columns.inside.sum() == alone.shape[3]
+    inside = 12 if columns.inside is None else int(columns.inside.sum())  # none where nothing is padded
+    assert padded.shape == (1, 2, 8, 12) and inside == alone.shape[3]
     assert torch.equal(padded[:, :, :, : alone.shape[3]], alone) and not padded[:, :, :, alone.shape[3] :].any()
 
 
@@ -61,3 +62,10 @@ def test_block_attention_does_not_see_padding():
     layer, x = BlockAttention(8), noise(1, 8, 6, 10) - 3
     columns = columns_of(torch.tensor([6]), 10)
     assert_close(layer(columns.clear(x), columns)[..., :6], layer(x[..., :6], Columns()))
+
+
+def test_where_no_image_is_padded_nothing_is_cleared_and_nothing_changes():
+    image, widths = noise(2, 3, 5, 10), torch.tensor([10, 10])
+    assert columns_of(widths, 10).inside is None and columns_of(widths - torch.tensor([0, 1]), 10).inside is not None
+    padded, columns = fitted(image, widths, 4)
+    assert columns.inside is None and torch.equal(padded, fitted(image, None, 4)[0])

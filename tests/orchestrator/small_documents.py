@@ -65,7 +65,7 @@ def some_lines(samples: int = 4, *, seed: int = 0, first_id: int = 0) -> Pair:
 
 
 def some_of(batch: Pair, rows: slice) -> Pair:
-    return Pair(**{name: getattr(batch, name)[rows] for name in Pair.__dataclass_fields__})
+    return replace(batch, **{name: value[rows] for name, value in vars(batch).items() if name != "again"})
 
 
 def adversarial(**changes: Any) -> Stage:

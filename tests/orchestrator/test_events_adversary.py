@@ -205,3 +205,40 @@ def test_overfitting_and_plateau_are_seen_where_a_score_or_decibels_decide():
     by_psnr = adversarial(epochs=20, best=(Best(metric="lines/psnr"),))
     assert validations(by_psnr, [1.0] * 9, psnr=lambda number: 25.0 - 0.1 * number) == ["plateau"]
     assert validations(BY_SCORE, [1.0 - 0.01 * number for number in range(9)]) == []
+
+
+def at_floor(stage, rows):
+    """Events of validations that found these nats per character of restored and clean lines."""
+    seen, found = Seen(first_loss=9.0), []
+    for number, (ctc, clean) in enumerate(rows, start=1):
+        metrics = {"lines/psnr": 20.0 + number, "lines/cer": 0.3, "lines/ctc": ctc, "lines/ctc_target": clean}
+        metrics |= {"lines/ctc_uniform": 12.0, "score": 1.0 * number}
+        found += events_of_validation(stage, seen, epoch=number, step=10 * number, metrics=metrics, loss=1.0)
+        seen = Seen(**json.loads(json.dumps(asdict(seen))))
+    return found
+
+
+HIGH = [(9.0, 4.0), (4.15, 4.0), (4.1, 4.0), (4.05, 4.0), (4.0, 4.0)]
+
+
+def test_a_ctc_that_clean_lines_cost_too_is_told_once_with_the_recogniser_as_its_cause():
+    [event] = at_floor(adversarial(epochs=30), HIGH)
+    assert event.event == "ctc_at_floor" and event.epoch == 4
+    assert event.evidence == {"set": "lines", "ctc": 4.05, "ctc_target": 4.0, "ctc_uniform": 12.0}
+    assert "no generator can lower" in event.cause and "stages.adversarial.learn" in event.change
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0.6, 0.6)] * 5,  # the recogniser is good, and reads restored lines like clean ones: all is well
+        [(5.0, 4.0)] * 5,  # there is still something to win
+        HIGH[:3],
+    ],
+)
+def test_a_ctc_above_its_floor_or_with_a_low_one_says_nothing(rows):
+    assert at_floor(adversarial(epochs=30), rows) == []
+
+
+def test_a_recogniser_that_learns_along_lowers_its_floor_itself():
+    assert at_floor(adversarial(epochs=30, learn=("generator", "recognizer")), HIGH) == []

@@ -13,7 +13,9 @@ The eighteen that must be impossible, and where that is shown if not in this fil
     6 resuming on another path ......... test_documents_steps: stopped_after_any_update_and_started_again...
     7 starting from and resuming mixed . test_plates_stages: best_patience_and_optimiser_begin_anew_with_each_stage
     8 partial loads of weights ......... here; test_trained: a_tensor_that_does_not_fit_is_refused; test_imported
-    9 range and orientation ............ here; datasets/test_pair_image; models/test_documents_generator
+    9 range and orientation ............ here; test_orientation_of_documents (swapped, reshaped, inverted, transposed,
+                                         another blank, each through the whole pipeline); datasets/test_pair_image;
+                                         models/test_documents_generator
     10 validation on a subset .......... test_evaluate_lines: any_number_of_ranks_finds_the_same_on_every_one;
                                          everything_that_was_measured_of_lines_has_its_count (test_evaluate_documents)
     11 leakage between splits .......... test_preflight_data; test_line_pairs_ingest: one_clean_line_in_two_splits...;
@@ -232,6 +234,14 @@ def test_09_another_blank_costs_more_than_a_guess():
     moved = Read(logits=logits.roll(-1, 2), frames=read.frames)
     assert not worse_than_guessing(batch, read).any() and worse_than_guessing(batch, moved).all()
     assert (LineCTC(normalize="none").values(batch, moved) > 2 * uniform_nats(batch, moved)).all()
+    costs = [float(LineCTC().values(batch, each).mean()) for each in (read, moved)]
+    guess = float((uniform_nats(batch, read) / batch.lengths).mean())
+    known = {"lines/cer_target": 0.1, "lines/cer_degraded": 0.9, "lines/ctc_uniform": guess}
+    assert check_headroom(adversarial(), known | {"lines/ctc_target": costs[0]}).says
+    with pytest.raises(
+        PreflightError, match="Look for another alphabet, blank or orientation than it was trained with"
+    ):
+        check_headroom(adversarial(), known | {"lines/ctc_target": costs[1]})
 
 
 class Leaking(torch.nn.Module):

@@ -15,7 +15,8 @@ from datasets.line_image import LineSpec
 from datasets.row import Row
 from models.batch import Pair
 from models.text import Alphabet, Frames
-from orchestrator.batches import Samples, chosen_buckets, in_order, on_device, samples_of
+from orchestrator.batches import Samples, chosen_buckets, in_order, samples_of
+from orchestrator.collated import on_device
 from orchestrator.ingest import ingest, make_here
 from orchestrator.manifest import summary
 from orchestrator.order import Step

@@ -10,11 +10,13 @@ from PIL import Image
 from seen import Page
 
 from models.metrics.confusions import aligned
+from orchestrator.recipes.documents import recipe as documents
 from orchestrator.report.blocks import Plate, Section, Table, Text, View, flattened, number, said, spoken, visible
 from orchestrator.report.page import html, markdown
 from orchestrator.report.pixels import comparison, picture
-from orchestrator.report.plots import Curve, Marks, curves, thinned
+from orchestrator.report.plots import SERIES, Curve, Marks, curves, thinned
 from orchestrator.report.readings import Judged, best_of, surest_mistakes, worst_of
+from orchestrator.report.style import CSS
 from orchestrator.report.summary import interval
 
 
@@ -89,3 +91,8 @@ def test_pictures_of_plates_stand_side_by_side_and_those_of_lines_below_each_oth
     sheet = Image.open(io.BytesIO(comparison([plate, plate])))
     assert sheet.size == (size[0], 2 * (size[1] + 8))
     assert sheet.getpixel((20, 40)) == (90, 90, 90)
+
+
+def test_every_curve_of_a_stage_with_two_players_has_its_own_colour_in_light_and_dark():
+    assert len(set(SERIES)) == len(SERIES) >= len(documents().stage("adversarial").all_terms) + 1
+    assert [CSS.count(f"--c{place}:") for place in range(len(SERIES))] == [2] * len(SERIES)
