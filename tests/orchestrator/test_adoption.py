@@ -49,9 +49,7 @@ def test_nothing_is_adopted_where_the_plan_or_the_data_is_another(tmp_path):
 def test_a_note_that_leads_elsewhere_or_cannot_be_read_is_refused(tmp_path):
     recipe, store = small_recipe(), Store(tmp_path)
     noted(recipe, store, {f"{FROZEN}.optim.lr": 1e-3}, fingerprint="0123456789ab")
-    with pytest.raises(
-        StoreError, match=r"trial 7 of made-1 leads to the fingerprint [0-9a-f]{12}, but was recorded"
-    ):
+    with pytest.raises(StoreError, match=r"trial 7 of made-1 leads to the fingerprint [0-9a-f]{12}, but was recorded"):
         with_adopted(recipe, store, {})
     note_of(recipe, recipe.stage("finetune_frozen"), store, {}).write_text("{}")
     with pytest.raises(StoreError, match="not a note of an adopted trial"):

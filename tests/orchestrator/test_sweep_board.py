@@ -109,9 +109,7 @@ def test_a_sweep_is_not_begun_twice_by_mistake_nor_gone_on_with_in_another_space
 
 
 def test_the_settings_as_they_stand_must_lie_in_the_space(tmp_path):
-    with pytest.raises(
-        PlanError, match=r"optim.lr is 0.5 at present, which is not within 1e-05 .. 0.1; the first"
-    ):
+    with pytest.raises(PlanError, match=r"optim.lr is 0.5 at present, which is not within 1e-05 .. 0.1; the first"):
         a_board(tmp_path, recipe=a_recipe(**{"stages.finetune.optim.lr": 0.5}))
 
 

@@ -104,9 +104,7 @@ def test_a_space_that_changes_more_than_it_suggests_is_refused():
         trial.suggest_float(RATE, 1e-5, 1e-1)
         return {"stages.finetune.batch_size": 8}
 
-    with pytest.raises(
-        PlanError, match=r"with the settings as they stand it would still change the plan: .*batch"
-    ):
+    with pytest.raises(PlanError, match=r"with the settings as they stand it would still change the plan: .*batch"):
         check_current(a_space(further), a_recipe())
 
 
