@@ -25,7 +25,7 @@ CPU = {"CPU": 1.0}
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch, ray_of_two_cpus):
-    monkeypatch.setattr(places, "SETTLED_S", 0.5)
+    monkeypatch.setattr(places, "SETTLED_S", 1.5)
     monkeypatch.setattr(groups, "LOOK_S", 0.05)
     monkeypatch.setattr(groups, "GROW_AFTER_S", 0.1)
 
