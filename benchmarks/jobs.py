@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ray.job_submission import JobSubmissionClient
+
 from benchmarks.chaos import outcome
 from benchmarks.nodes import short_plan
 
@@ -86,24 +88,28 @@ def two_at_once(plan: Path, one: Path, other: Path) -> tuple[str, str]:
     for id in ids:
         while (now := status(id)) not in ("SUCCEEDED", "FAILED", "STOPPED"):
             time.sleep(0.5)
-        assert now == "SUCCEEDED", ray("job", "logs", id)
+        assert now == "SUCCEEDED", client().get_job_logs(id)
     return ids
 
 
+def client() -> JobSubmissionClient:
+    return JobSubmissionClient(ADDRESS)
+
+
 def status(id: str) -> str:
-    return re.findall(r"SUCCEEDED|FAILED|STOPPED|RUNNING|PENDING", ray("job", "status", id))[-1]
+    return str(client().get_job_status(id).value)
 
 
 def shown(id: str) -> str:
     """The lines of a job that say where it runs and how far it is, shortened."""
     found = [
-        line for line in ray("job", "logs", id).splitlines() if line.startswith(("Ray at", "1 worker", "Epoch 1/"))
+        line for line in client().get_job_logs(id).splitlines() if line.startswith(("Ray at", "1 worker", "Epoch 1/"))
     ]
     return " | ".join(line[:90] for line in found[:3])
 
 
 def last_said(id: str) -> str:
-    return next(line for line in ray("job", "logs", id).splitlines() if line.startswith("Stopped;"))
+    return next(line for line in client().get_job_logs(id).splitlines() if line.startswith("Stopped;"))
 
 
 def steps_of(store: Path) -> int:

@@ -73,9 +73,9 @@ def train_stages(
     stages = _folders(recipe, store, shards, only)
     live = LiveFolder(new_live_folder(store))
     launch = train_on_ray if execution.workers else train_here
-    received = stop_on_signals(live)
     if execution.workers:
         get_ready()
+    received = stop_on_signals(live)  # after Ray, whose start takes SIGTERM for itself
     with following(recipe, store, stages, sinks, say=say) as tracking:
         done = watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only))
         shutil.rmtree(live.folder)
