@@ -27,6 +27,7 @@ from torch import Tensor
 from orchestrator.files import sha256_of, sync_folder, write_json
 
 SCHEMA = 1
+KEEP_NEWEST = 2
 STEP, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 
 
@@ -83,6 +84,24 @@ def write(folder: Path, contents: Contents) -> None:
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
+    try:
+        _fill(draft, contents)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)  # of a full disk it would keep the last bytes
+        raise
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(draft, folder)
+    sync_folder(folder.parent)
+
+
+def put(folder: Path, contents: Contents, keep: Iterable[str]) -> None:
+    """Write a checkpoint, and only then delete older ones, but those named in ``keep``."""
+    write(folder, contents)
+    rotate(folder.parent, keep=keep, newest=KEEP_NEWEST)
+
+
+def _fill(draft: Path, contents: Contents) -> None:
     for file, tensors in contents.tensors.items():
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / f"{file}.safetensors")
     write_json(draft / "progress.json", contents.progress)
@@ -90,10 +109,6 @@ def write(folder: Path, contents: Contents) -> None:
     for name in files:
         _sync_file(draft / name)
     write_json(draft / "manifest.json", {"schema": SCHEMA, "files": files, "fits": contents.fits})
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(draft, folder)
-    sync_folder(folder.parent)
 
 
 def verify(folder: Path) -> Mapping[str, Any]:
@@ -101,6 +116,8 @@ def verify(folder: Path) -> Mapping[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         schema, _ = manifest["schema"], dict(manifest["fits"])
+        if odd := [name for name in manifest["files"] if Path(name).name != name]:
+            raise ValueError(f"names {odd[0]!r}, which is not beside it")
         expected = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: no readable manifest.json ({type(error).__name__}: {error})") from error

@@ -39,13 +39,14 @@ def adopted_in(recipe: Recipe, store: Store, shards: Mapping[str, Path]) -> Reci
 
 def check(
     recipe: Recipe, store: Store, execution: Execution, *,
-    roots: Mapping[str, Path], sources: Sequence[str], only: Sequence[str], as_json: bool,
+    roots: Mapping[str, str], sources: Sequence[str], only: Sequence[str], as_json: bool,
 ) -> int:  # fmt: skip
     """Run every check of preflight for every stage, print what each found; 1 when any refuses."""
     from orchestrator.live import LiveFolder
     from orchestrator.pipeline import Machine, check_recipe
     from orchestrator.preflight import check_names
     from orchestrator.ranks import Ranks
+    from orchestrator.sources import ingested
     from orchestrator.worker import new_live_folder
 
     check_names(execution.accept)
@@ -104,6 +105,8 @@ def report(place: Path, store: Store, execution: Execution, *, storage: str = ""
         page, text = write_sweep_report(folder, store, storage)
     else:
         page, text = write_report(folder, store, Machine.of(execution, Ranks()))
+    if folder.is_relative_to(store.root):
+        store.origin.publish_files(folder, [page.name, text.name])
     say(f"Report: {page}")
     say(f"        {text}")
     return DONE
@@ -115,28 +118,6 @@ def export(place: Path, to: Path, *, onnx: bool, replace: bool, images: Sequence
 
     print(exported(place, to, onnx=onnx, replace=replace, images=images).summary)
     return DONE
-
-
-def ingested(recipe: Recipe, store: Store, *, roots: Mapping[str, Path], sources: Sequence[str]) -> dict[str, Path]:
-    """Source -> folder of its shards, made where they are not there or not up to date."""
-    from datasets.row import Stamped
-    from orchestrator.console import counting, say
-    from orchestrator.ingest import ingest
-    from orchestrator.manifest import Manifest, summary
-
-    for name in set(sources) - set(roots):  # who reads a folder asks for it now, not after the hours another takes
-        if not isinstance(recipe.sources[name], Stamped):
-            next(iter(recipe.sources[name].rows(None)), None)
-    store.ready()
-    folders = {}
-    for name in sources:
-        with counting(f"ingest {name}") as progress:
-            folders[name] = ingest(
-                recipe.sources[name], roots.get(name), name=name, image=recipe.image, alphabet=recipe.alphabet,  # type: ignore[arg-type]
-                frames=recipe.task.frames, store=store.root, progress=progress,  # type: ignore[arg-type]
-            )  # fmt: skip
-        say(summary(Manifest.read(folders[name])))
-    return folders
 
 
 def evaluate(
@@ -175,6 +156,7 @@ def evaluate(
         else:
             metrics = score(reader, samples, lexicons=lexicons, beam=beam)
         write_json(folder / f"evaluation-{name}-{split}.json", metrics)
+        store.origin.publish_files(folder, [f"evaluation-{name}-{split}.json"])
         if reader.restores and not as_json:
             print("\n".join([f"{folder.name} on {name}/{split}", *shown(metrics)]))
         else:
@@ -220,8 +202,8 @@ def runs(store: Store, recipe: str | None) -> int:
     found = list(store.stages(recipe))
     for folder, record in found:
         if record is None:
-            begun = any((folder / "checkpoints").glob("step-*"))
-            print(f"{folder.parent.name}/{folder.name}\t{'not finished, resumable' if begun else 'begun'}")
+            begun = "not finished, resumable" if store.origin.resumable(folder) else "begun"
+            print(f"{folder.parent.name}/{folder.name}\t{begun}")
             continue
         lineage = f" from {record.parent}" if record.parent else ""
         if record.trial:
@@ -231,7 +213,7 @@ def runs(store: Store, recipe: str | None) -> int:
         print(f"{record.recipe}/{folder.name}\tdone ({record.finished}){lineage}\t{best}")
     sweeps = any((store.root / "sweeps").glob(f"*/{SWEEP}")) and _print_sweeps(store, recipe)
     if not found and not sweeps:
-        print(f"nothing in {store.root}")
+        print(f"nothing in {store}")
     return DONE
 
 
@@ -255,10 +237,11 @@ def recorded(recipe: Recipe, wanted: str, store: Store, contents: Mapping[str, s
     stages = [recipe.stage(wanted)] if wanted else list(reversed(recipe.stages))
     for stage in stages:
         folder = store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents))
-        if store.read(folder):
+        if record := store.find(folder):
+            store.origin.fetch_stage(folder, checkpoints=[Path(record.checkpoint).name])
             return folder
     raise PlanError(
-        f"no record of {' or '.join(stage.name for stage in stages)} for this plan and data in {store.root}; "
+        f"no record of {' or '.join(stage.name for stage in stages)} for this plan and data in {store}; "
         "train it first with the same --preset, --set and --data, or see `runs`"
     )
 
@@ -267,7 +250,7 @@ def newest(store: Store) -> Path:
     """The stage that was finished last."""
     finished = [folder for folder, record in store.stages() if record]
     if not finished:
-        raise PlanError(f"{store.root} holds no finished stage; train one, or name a checkpoint with --from")
+        raise PlanError(f"{store} holds no finished stage; train one, or name a checkpoint with --from")
     return max(finished, key=lambda folder: (folder / "record.json").stat().st_mtime)
 
 

@@ -49,18 +49,19 @@ def search_of(stage: Stage, space: str, *, trials: int, sampler: str, prune: str
 
 def sweep(
     recipe: Recipe, store: Store, execution: Execution, search: Search, places: Places, *,
-    roots: Mapping[str, Path], sources: Sequence[str], trackers: str, report: bool = True,
+    roots: Mapping[str, str], sources: Sequence[str], trackers: str, report: bool = True,
     name: str = "", storage: str = "", resume: bool = False, budget_s: float = 0.0, adopt: bool = False,
 ) -> int:  # fmt: skip
     """Train what the swept stage starts from, check the space, make the trials, and say what came of them."""
     from orchestrator.console import say
     from orchestrator.manifest import Manifest
+    from orchestrator.sources import ingested
     from orchestrator.sweep import sweep_of
     from orchestrator.sweep.space import load_space
 
     space = load_space(search.space)
     stage = recipe.stage(space.stage)
-    shards = commands.ingested(recipe, store, roots=roots, sources=sources)
+    shards = ingested(recipe, store, roots=roots, sources=sources)
     contents = {source: Manifest.read(folder).content for source, folder in shards.items()}
     above = ancestors(recipe, stage)
     if above and any(not _recorded(name, recipe, store, contents) for name in above):

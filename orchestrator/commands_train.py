@@ -12,11 +12,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from orchestrator.commands import DONE, adopted_in, ingested
+from orchestrator.commands import DONE, adopted_in
 from orchestrator.commands import report as write_report
 from orchestrator.execution import Execution
 from orchestrator.identity import fingerprint
 from orchestrator.plan import Recipe
+from orchestrator.redact import redacted
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Recipe, store: Store, execution: Execution, *,
-    roots: Mapping[str, Path], sources: Sequence[str], only: Sequence[str] = (),
+    roots: Mapping[str, str], sources: Sequence[str], only: Sequence[str] = (),
     trackers: str = "none", report: bool = True,
 ) -> int:  # fmt: skip
     """Ingest what is not, then train; a stage that is searched is swept in place of that, and its winner adopted."""
@@ -41,6 +42,7 @@ def train_each(
 ) -> int:  # fmt: skip
     """Train these stages in order, each as its sweep has made it where it is searched."""
     from orchestrator.commands_sweep import search_stage
+    from orchestrator.sources import ingested
 
     left = list(names)
     while left:
@@ -62,6 +64,7 @@ def train_stages(
     only: Sequence[str], trackers: str, report: bool,
 ) -> int:  # fmt: skip
     """Train stages of which none is searched; shows how it goes, and after a stop what to say to go on."""
+    from orchestrator.bring import bring
     from orchestrator.console import say, watch
     from orchestrator.live import LiveFolder
     from orchestrator.preflight import check_names
@@ -79,14 +82,18 @@ def train_stages(
     with following(recipe, store, stages, sinks, say=say) as tracking:
         done = watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only))
         shutil.rmtree(live.folder)
+        for each in stages:  # another node may have trained them
+            store.find(each.folder)
         if done and report:
-            _reported(stages[-1].folder, store, execution)
+            _reported(bring(store, stages[-1].folder), store, execution)
+    for each in stages:
+        store.origin.publish_files(each.folder, ["tracked.json"])
     if done:
         for place in tracking.where:
             say(place)
         return DONE
     say("Stopped; a checkpoint is saved. This goes on from there:")
-    say(f"  python -m orchestrator.run {shlex.join(sys.argv[1:])}".rstrip())
+    say(redacted(f"  python -m orchestrator.run {shlex.join(sys.argv[1:])}".rstrip()))
     return 128 + (received[0] if received else signal.SIGINT)
 
 

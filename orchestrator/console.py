@@ -126,6 +126,8 @@ class _Told:
             if row["stage"] != self.stage:
                 self.stage = row["stage"]
                 show(f"Stage {self.stage}" + (": has a record already, skipped" if row.get("skipped_stage") else ""))
+            if row.get("waits_for"):
+                show(f"waits for {row['waits_for']}, which trains this stage; its record will be used")
             if row.get("ended"):
                 show(epoch_line(row))
             for event in row.get("events", ()):

@@ -94,7 +94,7 @@ class LiveFolder:
         """Make ``status`` known: ends of epochs and events always, what lies between at most four times a second."""
         if not self.writes:
             return
-        if status.get("ended") or status.get("skipped_stage") or status.get("events"):
+        if any(status.get(kind) for kind in ("ended", "skipped_stage", "events", "waits_for")):
             with (self.folder / "events.jsonl").open("a") as file:
                 file.write(json.dumps(status) + "\n")
         elif time.monotonic() - self._told_at < TELL_EVERY_S:

@@ -18,7 +18,7 @@ from torch import nn
 
 from models.batch import Batch
 from orchestrator import checkpoint
-from orchestrator.checkpoint import Staging, Writer
+from orchestrator.checkpoint import Contents, Staging, Writer
 from orchestrator.events import Event
 from orchestrator.events_clock import damaged_checkpoint, events_of_clock
 from orchestrator.events_validation import criteria_disagree, events_of_validation, red_line
@@ -36,7 +36,6 @@ from orchestrator.update import Trainee, learning_rate, trainee_of, update
 from orchestrator.weights import contents_of, hash_of_frozen, restore
 
 FLUSH_EVERY = {"cpu": 1, "cuda": 16}  # steps between reads of the device; on a GPU each read is a stall
-KEEP_NEWEST = 2
 
 
 class NonFinite(RuntimeError):
@@ -79,6 +78,7 @@ class Setting:
         checkpoint_every_s: seconds between checkpoints inside an epoch.
         symbols: of the alphabet, in order; lines about symbols name them.
         judge_start: is shown the validation before the first step; raises if a stage must not start from there.
+        put: writes a checkpoint and deletes older ones, but those named; :func:`orchestrator.checkpoint.put`.
         until: epochs after which to pause, as if a stop were asked for; 0 trains to the end.
     """
 
@@ -95,6 +95,7 @@ class Setting:
     symbols: str = ""
     judge_start: Callable[[Mapping[str, float]], None] = lambda metrics: None
     until: int = 0
+    put: Callable[[Path, Contents, Sequence[str]], None] = checkpoint.put
 
     @property
     def checkpoints(self) -> Path:
@@ -283,12 +284,7 @@ class _Session:
         contents = self.staging.copy(contents_of(self.trainee, self.setting.fits))
         folder = checkpoint.folder_of(self.setting.checkpoints, progress.step)
         keep = [checkpoint.folder_of(folder.parent, best["step"]).name for best in progress.best.values()]
-
-        def written() -> None:
-            checkpoint.write(folder, contents)
-            checkpoint.rotate(folder.parent, keep=keep, newest=KEEP_NEWEST)
-
-        self.writer.submit(written)
+        self.writer.submit(lambda: self.setting.put(folder, contents, keep))
         self.saved_at = time.monotonic()
 
     def close(self) -> None:

@@ -51,9 +51,26 @@ def execution_of(options: argparse.Namespace) -> Execution:
 
 
 def store_of(options: argparse.Namespace) -> Store:
-    place = options.store.expanduser().resolve()
+    """The store that is asked for; of one at a URL, with this node's working copy."""
+    from orchestrator.remote import is_url
+    from orchestrator.working_copy import store_at
+
+    if is_url(options.store):
+        return store_at(options.store)
+    place = Path(options.store.removeprefix("file://")).expanduser().resolve()
     refuse_unpacked(place, "--store")
     return Store(place)
+
+
+def place_of(options: argparse.Namespace) -> Path:
+    """The stage, checkpoint or export that is asked for, on this machine; else the stage that ended last."""
+    from orchestrator import commands
+    from orchestrator.bring import bring, path_of_place
+
+    if options.place:
+        return path_of_place(options.place)
+    store = store_of(options)
+    return bring(store, commands.newest(store))
 
 
 def plan_options(command: argparse.ArgumentParser, *, named: bool = True) -> None:
@@ -67,8 +84,13 @@ def plan_options(command: argparse.ArgumentParser, *, named: bool = True) -> Non
 
 
 def data_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", action="append", default=[], metavar="NAME=DIR", help="where a source lies")
-    command.add_argument("--store", type=Path, default=Path(STORE), help=f"where results go (default: {STORE})")
+    command.add_argument("--data", action="append", default=[], metavar="NAME=DIR",
+                         help="where a source lies: a folder, or the URL of one")  # fmt: skip
+    store_option(command, f"where results go: a folder or a URL, such as s3://BUCKET/NAME (default: {STORE})")
+
+
+def store_option(command: argparse.ArgumentParser, text: str = f"a folder or a URL (default: {STORE})") -> None:
+    command.add_argument("--store", default=STORE, help=text)
 
 
 def device_options(command: argparse.ArgumentParser) -> None:
@@ -144,11 +166,12 @@ def preflight_options(command: argparse.ArgumentParser) -> None:
                          help="record what this preflight check refuses and go on; may be repeated")  # fmt: skip
 
 
-def roots_of(options: argparse.Namespace, recipe: Recipe) -> dict[str, Path]:
-    roots = {name: Path(path).expanduser() for name, path in (pair(each, "--data") for each in options.data)}
+def roots_of(options: argparse.Namespace, recipe: Recipe) -> dict[str, str]:
+    """Source -> the folder or URL that ``--data`` names."""
+    roots = dict(pair(each, "--data") for each in options.data)
     for name, path in roots.items():
         known(name, recipe)
-        if not path.is_dir():
+        if "://" not in path and not Path(path).expanduser().is_dir():
             raise PlanError(f"--data {name}={path}: there is no such folder")
     return roots
 
@@ -244,9 +267,9 @@ def command_line(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> argp
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     predict = command("predict", "read images; a restoring recipe writes them in high resolution")
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file, or folder of them")
-    predict.add_argument("--from", dest="place", type=Path, metavar="PLACE",
+    predict.add_argument("--from", dest="place", metavar="PLACE",
                          help="stage folder, record, checkpoint or export (default: the newest stage)")  # fmt: skip
-    predict.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    store_option(predict)
     predict.add_argument("--to", type=Path, metavar="DIR",
                          help=f"where pictures and predictions.json go (default: {RESTORED})")  # fmt: skip
     predict.add_argument("--tracks", action="store_true",
@@ -261,24 +284,24 @@ def command_line(run: Mapping[str, Callable[[argparse.Namespace], int]]) -> argp
     show.add_argument("--json", action="store_true", help="only the plan, as --plan reads it")
     runs = command("runs", "list stages in the store: status, best metrics, where they came from")
     runs.add_argument("recipe", nargs="?", help="only this recipe")
-    runs.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    store_option(runs)
     demo = command("demo", "the embedded demo, as without a command")
-    demo.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    store_option(demo)
     execution_options(demo)
     report = command("report", "write a page (HTML and Markdown) about a stage and its ancestors, or a sweep")
-    report.add_argument("place", nargs="?", type=Path, metavar="PLACE",
+    report.add_argument("place", nargs="?", metavar="PLACE",
                         help="folder of a stage or sweep (default: the stage that ended last)")  # fmt: skip
     report.add_argument("--storage", default="", metavar="URL",
                         help="database of a sweep's study (default: SQLite in its folder)")  # fmt: skip
-    report.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    store_option(report)
     device_options(report)
     export = command("export", "write a folder that anyone can deploy, and prove that it reads the same")
-    export.add_argument("--from", dest="place", type=Path, metavar="PLACE",
+    export.add_argument("--from", dest="place", metavar="PLACE",
                         help="stage folder, record or checkpoint (default: the stage that ended last)")  # fmt: skip
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the new folder")
     export.add_argument("--images", nargs="+", type=Path, default=[], metavar="IMAGE",
                         help="pictures to prove it on (default: validation rows in the store)")  # fmt: skip
     export.add_argument("--no-onnx", dest="onnx", action="store_false", help="leave ONNX out")
     export.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
-    export.add_argument("--store", type=Path, default=Path(STORE), help=f"default: {STORE}")
+    store_option(export)
     return top

@@ -17,9 +17,11 @@ from torch import nn
 from models.batch import Batch
 from orchestrator import checkpoint
 from orchestrator.batches import Samples, TrainingData, chosen_buckets, samples_of
+from orchestrator.content import open_shards
 from orchestrator.evaluate import evaluate
 from orchestrator.execution import Execution
 from orchestrator.files import write_json
+from orchestrator.gate import GateNotMet, check_gate
 from orchestrator.identity import digest, fingerprint, plain
 from orchestrator.imported import load_imported
 from orchestrator.live import Watch
@@ -38,15 +40,12 @@ from orchestrator.shards import Shards
 from orchestrator.store import Record, Store
 from orchestrator.trained import fits_of
 from orchestrator.trying import Trying
+from orchestrator.turn import Leased, turn
 from orchestrator.weights import load_judged
 from orchestrator.worn_anew import WornAnew
 
 TRIED = 16  # samples of the first step that preflight takes gradients of
 RECORDED_VERSIONS = ("plumbline", "torch", "ray", "numpy", "pyarrow", "opencv-python-headless")
-
-
-class GateNotMet(RuntimeError):
-    """A stage finished, but not well enough for the next one to be worth its hours."""
 
 
 def train_recipe(
@@ -58,20 +57,22 @@ def train_recipe(
     Returns False when a stop was asked for: the same call then goes on where it was. Raises :class:`GateNotMet`,
     :class:`orchestrator.preflight.PreflightError`, :class:`orchestrator.plan.PlanError` and what the loop raises.
     """
-    opened = {name: Shards.open(folder, verify=True) for name, folder in shards.items()}
-    contents = {name: each.manifest.content for name, each in opened.items()}
+    opened, contents = open_shards(store, shards, machine.ranks)
     stages = [stage for stage in recipe.stages if not only or stage.name in only]
     checked: Preflight | None = None
     for stage in stages:
         folder = store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents))
-        record = store.read(folder)
+        with turn(store, folder, stage.name, machine.ranks, watch) as its:
+            record = its.record
+            if its.watch:
+                checked = checked or check_data(recipe, stages, opened, Preflight(accept=execution.accept))
+                run = StageRun(
+                    recipe, stage, store, opened, contents, execution, machine, its.watch, checked.followed()
+                )
+                record = run.train(folder)
         if record is None:
-            checked = checked or check_data(recipe, stages, opened, Preflight(accept=execution.accept))
-            run = StageRun(recipe, stage, store, opened, contents, execution, machine, watch, checked.followed())
-            record = run.train(folder)
-            if record is None:
-                return False
-        else:
+            return False
+        if not its.watch:
             watch.tell({"stage": stage.name, "skipped_stage": True, "validation": dict(record.metrics)})
         check_gate(stage, record, folder)
     return True
@@ -86,8 +87,7 @@ def check_recipe(
     Checks go on after a refusal where they can. A stage whose parent has no record yet is checked with random weights,
     and its floor is not.
     """
-    opened = {name: Shards.open(folder, verify=True) for name, folder in shards.items()}
-    contents = {name: each.manifest.content for name, each in opened.items()}
+    opened, contents = open_shards(store, shards, machine.ranks)
     stages = [stage for stage in recipe.stages if not only or stage.name in only]
     checked = Preflight(accept=execution.accept, collect=True)
     try:
@@ -97,7 +97,7 @@ def check_recipe(
     yield "data", checked
     for stage in stages:
         preflight = checked.followed()
-        run = StageRun(recipe, stage, store, opened, contents, execution, machine, watch, preflight)
+        run = StageRun(recipe, stage, store, opened, contents, execution, machine, Leased(watch), preflight)
         with suppress(PreflightError):
             run.check(store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents)))
         yield stage.name, preflight
@@ -112,16 +112,6 @@ def check_data(
     preflight.run("labels", lambda: check_labels(learned_from, recipe.alphabet))  # type: ignore[arg-type]
     preflight.run("splits", lambda: check_splits_disjoint(shards))
     return preflight
-
-
-def check_gate(stage: Stage, record: Record, folder: Path) -> None:
-    """Raise :class:`GateNotMet` if the stage's result is below a gate of its plan."""
-    for name, floor in stage.gate.items():
-        if not record.metrics[name] >= floor:
-            raise GateNotMet(
-                f"stage {stage.name!r} reached {name}={record.metrics[name]:.4f}, below its gate of {floor:.4f}; "
-                f"its weights are in {folder}. Lower the gate or change the stage, then run again."
-            )
 
 
 def stage_seed(recipe: Recipe, stage: Stage) -> int:
@@ -140,7 +130,7 @@ class StageRun:
     contents: Mapping[str, str]
     execution: Execution
     machine: Machine
-    watch: Watch
+    watch: Leased
     preflight: Preflight
     trying: Trying | None = None
 
@@ -160,9 +150,10 @@ class StageRun:
             return None
         if machine.ranks.first:
             self._judge_start(progress.baseline)  # a run that was interrupted did so before
+            self.watch.check()
             self.store.write(folder, self._record(folder, progress, parent))
         machine.ranks.wait()
-        return self.store.read(folder)
+        return self.store.find(folder)
 
     def look(self, folder: Path) -> None:
         """What :meth:`train` checks before the first step, on the weights it would begin with."""
@@ -232,14 +223,16 @@ class StageRun:
         if parent is None or not isinstance(self.stage.start_from, StartFrom):
             return None, None
         folder = self.store.folder(self.recipe.name, parent.name, fingerprint(self.recipe, parent, self.contents))
-        record = self.store.read(folder)
+        record = self.store.find(folder)
         if record is None:
             raise PlanError(
                 f"stage {self.stage.name!r} starts from {parent.name!r}, which has no record in {folder}; "
                 f"train it first: --stage {parent.name}, or --stage all"
             )
         check_gate(parent, record, folder)
-        return record, folder / (record.last if self.stage.start_from.which == "last" else record.checkpoint)
+        wanted = record.last if self.stage.start_from.which == "last" else record.checkpoint
+        self.store.origin.fetch_stage(folder, checkpoints=[Path(wanted).name])
+        return record, folder / wanted
 
     def _data(self) -> tuple[TrainingData, dict[str, Samples]]:
         recipe, stage, machine = self.recipe, self.stage, self.machine
@@ -265,6 +258,11 @@ class StageRun:
             )  # fmt: skip
             return metrics | {score.name: score.of(metrics).value for score in self.stage.scores}
 
+        def put(place: Path, contents: checkpoint.Contents, keep: Sequence[str]) -> None:
+            self.watch.check()
+            checkpoint.put(place, contents, keep)
+            self.store.origin.publish_stage(folder)
+
         forward: Callable[[Batch], Any] = torch.compile(task) if self.execution.compile else task
         trying = self.trying
         return Setting(
@@ -273,6 +271,7 @@ class StageRun:
             evaluate=trying.measured(self.stage, folder, measure) if trying else measure,
             forward=forward, ranks=machine.ranks, watch=self.watch,
             checkpoint_every_s=self.execution.checkpoint_every_s, judge_start=self._judge_start,
+            put=put,
             until=trying.until if trying else 0,
         )  # fmt: skip
 

@@ -24,6 +24,7 @@ from orchestrator.options import (
     join_ray,
     known,
     pair,
+    place_of,
     read_json,
     read_yaml,
     roots_of,
@@ -31,6 +32,7 @@ from orchestrator.options import (
 )
 from orchestrator.override import from_plain, override
 from orchestrator.plan import PlanError, Recipe, Stage
+from orchestrator.redact import redacted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +59,7 @@ def _told(error: Exception) -> int:
     mistake = isinstance(error, PlanError) or is_mistake(error)  # the first needs no further imports
     if not mistake and not isinstance(error, foreseen()):
         raise error
-    print(f"{'mistake' if mistake else 'failed'}: {error}", file=sys.stderr)
+    print(redacted(f"{'mistake' if mistake else 'failed'}: {error}"), file=sys.stderr)
     return commands.MISTAKE if mistake else commands.FAILED
 
 
@@ -114,19 +116,23 @@ def check_command(options: argparse.Namespace) -> int:
 def ingest_command(options: argparse.Namespace) -> int:
     recipe = resolved(options)
     sources = [known(name, recipe) for name in options.source] or list(recipe.sources)
-    folders = commands.ingested(recipe, store_of(options), roots=roots_of(options, recipe), sources=sources)
+    from orchestrator.sources import ingested
+
+    folders = ingested(recipe, store_of(options), roots=roots_of(options, recipe), sources=sources)
     for name, folder in folders.items():
         print(f"{name}\t{folder}")
     return commands.DONE
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
+    from orchestrator.sources import ingested
+
     recipe, store = resolved(options), store_of(options)
     if options.stage:
         recipe.stage(options.stage)  # a name that does not exist is told before anything is ingested
     names = [known(name, recipe) for name in options.on] or list(recipe.sources)
     needed = list(dict.fromkeys([*_sources_of(recipe, recipe.stages), *names]))
-    shards = commands.ingested(recipe, store, roots=roots_of(options, recipe), sources=needed)
+    shards = ingested(recipe, store, roots=roots_of(options, recipe), sources=needed)
     return commands.evaluate(
         recipe, store, execution_of(options), shards=shards, stage=options.stage, sources=names, split=options.split,
         lexicons=options.lexicons, beam=options.beam, as_json=options.json,
@@ -134,10 +140,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 
 def predict_command(options: argparse.Namespace) -> int:
-    place = options.place or commands.newest(store_of(options))
     return commands.predict(
-        options.images, place, execution_of(options), as_json=options.json, to=options.to, tracks=options.tracks,
-        pages=options.pages, flip_vote=options.flip_vote,
+        options.images, place_of(options), execution_of(options), as_json=options.json, to=options.to,
+        tracks=options.tracks, pages=options.pages, flip_vote=options.flip_vote,
     )  # fmt: skip
 
 
@@ -178,13 +183,11 @@ def demo_command(options: argparse.Namespace) -> int:
 
 
 def report_command(options: argparse.Namespace) -> int:
-    store = store_of(options)
-    place = options.place or commands.newest(store)
-    return commands.report(place, store, execution_of(options), storage=options.storage)
+    return commands.report(place_of(options), store_of(options), execution_of(options), storage=options.storage)
 
 
 def export_command(options: argparse.Namespace) -> int:
-    place = options.place or commands.newest(store_of(options))
+    place = place_of(options)
     return commands.export(place, options.to, onnx=options.onnx, replace=options.force, images=options.images)
 
 

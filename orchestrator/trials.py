@@ -15,6 +15,7 @@ from orchestrator.preflight import Preflight
 from orchestrator.shards import Shards
 from orchestrator.store import Record, Store
 from orchestrator.trying import Trying
+from orchestrator.turn import Leased
 
 
 class Unwatched:
@@ -46,7 +47,7 @@ def train_trial(
         checked[stage.sources] = check_data(recipe, [stage], shards, Preflight(accept=execution.accept))
     contents = {name: each.manifest.content for name, each in shards.items()}
     preflight = checked[stage.sources].followed()
-    run = StageRun(recipe, stage, store, shards, contents, execution, machine, watch, preflight, trying)
+    run = StageRun(recipe, stage, store, shards, contents, execution, machine, Leased(watch), preflight, trying)
     return run.train(folder)
 
 
@@ -57,5 +58,5 @@ def check_trial(
     """The checks of a stage's plan and first batch, on its parent's weights. Raises :class:`PreflightError`."""
     contents = {name: each.manifest.content for name, each in shards.items()}
     preflight = Preflight(accept=execution.accept)
-    run = StageRun(recipe, stage, store, shards, contents, execution, machine, Unwatched(), preflight)
+    run = StageRun(recipe, stage, store, shards, contents, execution, machine, Leased(Unwatched()), preflight)
     run.look(folder)

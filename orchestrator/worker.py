@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,7 +21,10 @@ from orchestrator.identity import plain
 from orchestrator.live import LiveFolder
 from orchestrator.plan import Recipe
 from orchestrator.pulse import Pulse
+from orchestrator.relay import relayed
+from orchestrator.remote import opened
 from orchestrator.store import Store
+from orchestrator.working_copy import store_at
 
 if TYPE_CHECKING:
     import torch
@@ -51,23 +55,25 @@ def train_on_ray(
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(execution.timeout_s)
     threads = execution.threads or int(need["CPU"])
     job = {
-        "plan": plain(recipe), "store": str(store.root), "shards": {name: str(path) for name, path in shards.items()},
-        "execution": asdict(execution) | {"threads": threads}, "live": str(live), "only": list(only),
-        "job": submission_id(),
+        "plan": plain(recipe), "store": store.place, "job": submission_id(), "only": list(only),
+        "shards": {name: str(path.relative_to(store.root)) for name, path in shards.items()},
+        "execution": asdict(execution) | {"threads": threads}, "live": str(live.relative_to(store.root)),
     }  # fmt: skip
     folder = LiveFolder(live)
     folder.say(described())
     wanted = Wanted(execution=execution, need=need, stages=[stage.name for stage in recipe.stages])
-    storage = store.root / "live" / "ray"
     name = f"{recipe.name}-{live.name}"
+    notes = store.root / "live" / "ray" / name
 
     def run_group(size: int) -> None:
-        fit(job, size, need, timeout_s=execution.timeout_s, name=name, storage=storage)
+        fit(job, size, need, timeout_s=execution.timeout_s, name=name, store=store)
 
     try:
-        return run_groups(run_group, wanted, folder)
+        with relayed(store, live, driver=True):
+            return run_groups(run_group, wanted, folder)
     finally:
-        shutil.rmtree(storage / name, ignore_errors=True)
+        shutil.rmtree(notes, ignore_errors=True)
+        store.origin.forget(notes)
 
 
 def need_of(execution: Execution, there: Mapping[str, float]) -> dict[str, float]:
@@ -79,7 +85,7 @@ def need_of(execution: Execution, there: Mapping[str, float]) -> dict[str, float
 
 
 def fit(
-    job: Mapping[str, Any], size: int, need: Mapping[str, float], *, timeout_s: float, name: str, storage: Path
+    job: Mapping[str, Any], size: int, need: Mapping[str, float], *, timeout_s: float, name: str, store: Store
 ) -> None:
     """Train with ``size`` workers until they all leave. Raises Ray's error when one of them is lost or fails."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -91,11 +97,19 @@ def fit(
         torch_config=TorchConfig(timeout_s=int(timeout_s)),
         scaling_config=ScalingConfig(num_workers=size, use_gpu="GPU" in need, resources_per_worker=dict(need)),
         run_config=RunConfig(
-            name=name, storage_path=str(storage),
+            name=name, **_storage(store),
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
         ),
     )  # fmt: skip
     trainer.fit()
+
+
+def _storage(store: Store) -> dict[str, Any]:
+    """Where Ray Train keeps its own notes, which every node must see."""
+    if not store.origin.place:
+        return {"storage_path": str(store.root / "live" / "ray")}
+    files, path = opened(store.origin.place, attempts=8)
+    return {"storage_path": f"{path}/live/ray", "storage_filesystem": files}
 
 
 def train_in_worker(job: dict[str, Any]) -> None:
@@ -103,6 +117,12 @@ def train_in_worker(job: dict[str, Any]) -> None:
 
     Another group follows after any error. One that would only come again is noted first, and ends the run.
     """
+    store = store_at(job["store"])
+    with relayed(store, store.root / job["live"], driver=False):
+        _train_in_group(job, store)
+
+
+def _train_in_group(job: Mapping[str, Any], store: Store) -> None:
     import ray
     import torch
 
@@ -117,7 +137,7 @@ def train_in_worker(job: dict[str, Any]) -> None:
     node_id = ray.get_runtime_context().get_node_id()
     node = f"{socket.gethostname()}:{node_id[:8]}"
     ranks = Ranks.of_process_group().on(node)
-    folder = Path(job["live"])
+    folder = store.root / job["live"]
     pulse = Pulse(folder, ranks.rank, node, node_id, waits_since=waits_since, ranks=ranks.count)
     live = LiveFolder(folder, writes=ranks.first, pulse=pulse)
     leave_on_sigterm(live, ranks.rank, node)
@@ -125,13 +145,12 @@ def train_in_worker(job: dict[str, Any]) -> None:
         return
     machine = Machine.of(execution, ranks).at(job["job"], ranks.nodes)
     tell_places(live, ranks, machine.device)
-    shards = {name: Path(path) for name, path in job["shards"].items()}
+    shards = {name: store.root / path for name, path in job["shards"].items()}
     try:
         with pulse.beating():
             done = train_recipe(
-                from_plain(job["plan"]), Store(Path(job["store"])), shards, execution,
-                machine=machine, watch=live, only=job["only"],
-            )  # fmt: skip
+                from_plain(job["plan"]), store, shards, execution, machine=machine, watch=live, only=job["only"]
+            )
     except foreseen() as error:
         live.write_outcome(done=False, error=str(error), mistake=is_mistake(error))
         raise
@@ -181,6 +200,7 @@ def train_here(
 
 def new_live_folder(store: Store) -> Path:
     """A folder for what this launch says of itself while it runs."""
-    folder = store.root / "live" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{secrets.token_hex(2)}"  # containers share process numbers
+    folder = store.root / "live" / name
     folder.mkdir(parents=True)
     return folder

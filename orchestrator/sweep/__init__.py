@@ -109,6 +109,10 @@ def sweep_of(
     """
     if recipe.name != space.recipe:
         raise PlanError(f"tune_spaces/{space.name}.py is for recipe {space.recipe!r}, not {recipe.name!r}")
+    if store.origin.place:
+        raise PlanError(
+            f"a sweep keeps its study and its trials in files that are locked; {store} is none: --store DIR"
+        )
     stage = recipe.stage(space.stage)
     space = space.of(stage)
     kept = [best.metric for best in stage.best]
