@@ -31,6 +31,8 @@ def train(
     trackers: str = "none", report: bool = True,
 ) -> int:  # fmt: skip
     """Ingest what is not, then train; a stage that is searched is swept in place of that, and its winner adopted."""
+    from orchestrator.sources import ingested
+
     shards = ingested(recipe, store, roots=roots, sources=sources)
     names = list(only) or [stage.name for stage in recipe.stages]
     return train_each(recipe, store, execution, shards, names=names, trackers=trackers, report=report)
@@ -42,7 +44,6 @@ def train_each(
 ) -> int:  # fmt: skip
     """Train these stages in order, each as its sweep has made it where it is searched."""
     from orchestrator.commands_sweep import search_stage
-    from orchestrator.sources import ingested
 
     left = list(names)
     while left:
