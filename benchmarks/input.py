@@ -143,6 +143,9 @@ class Deaf:
     def stop_asked(self) -> bool:
         return False
 
+    def at(self, phase: str) -> None:
+        pass
+
     def tell(self, status: Mapping[str, Any]) -> None:
         pass
 

@@ -83,6 +83,9 @@ class Clock:
     def stop_asked(self) -> bool:
         return False
 
+    def at(self, phase: str) -> None:
+        pass
+
     def tell(self, status: Mapping[str, Any]) -> None:
         if not status.get("ended") and not status.get("skipped_stage"):
             self.steps.append((status["stage"], status["step"], time.perf_counter()))

@@ -124,7 +124,7 @@ class DocumentLines:
         if not self.pages:
             return {}
         shares = {"valid_share": self.paper_valid_share, "test_share": self.paper_test_share}
-        return papers(folder / self.pages, **shares, seed=self.seed)
+        return papers(folder, self.pages, **shares, seed=self.seed)
 
     def _worn(self, row: Row, paper: Paper | None, back: Row | None) -> Iterator[Row]:
         clean = self._clean(row.image)

@@ -97,10 +97,12 @@ class DocumentPages:
 
     def rows(self, root: Path | None) -> Iterator[Row | Reject]:
         """Raises :class:`SourceError` without a folder of pairs, or where it holds none."""
-        folder = existing_folder(root, source="DocumentPages") / self.folder
-        pairs, alone = page_pairs(folder)
+        folder = existing_folder(root, source="DocumentPages")
+        pairs, alone = page_pairs(folder, self.folder)
         if not pairs:
-            raise SourceError(f"{folder}: no page pairs; NAME_degraded and NAME_clean pictures are needed")
+            raise SourceError(
+                f"{folder / self.folder}: no page pairs; NAME_degraded and NAME_clean pictures are needed"
+            )
         splits = page_splits(pairs, valid_share=self.valid_share, test_share=self.test_share, seed=self.seed)
         for name in alone:
             yield Reject(id=name, reason="missing_pair", detail="only one of its two pictures is there")

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.image import ImageFile
+from datasets.image import ImageFile, inside
 from datasets.row import BadImage, SourceError
 from datasets.splits import split_by_share
 
@@ -46,10 +46,19 @@ class Paper:
         return f"Paper({self.stamp})"
 
 
-def page_pairs(folder: Path) -> tuple[list[PagePair], list[str]]:
-    """The pairs below ``folder`` by name, and the names of pages of which only one picture is there."""
-    if not folder.is_dir():
-        raise SourceError(f"{folder}: no folder of page pairs; give the folder's name below the root, or none")
+def page_pairs(root: Path, name: str = ".") -> tuple[list[PagePair], list[str]]:
+    """The pairs in the folder ``name`` of ``root`` by name, and the names of pages of which only one picture is there.
+
+    Raises :class:`~datasets.row.SourceError` where there is no folder, or where it or a picture lies outside ``root``.
+    """
+    try:
+        folder = inside(root, name)
+        if not folder.is_dir():
+            raise SourceError(f"{folder}: no folder of page pairs; give the folder's name below the root, or none")
+        for path in folder.iterdir():
+            inside(root, str(path))
+    except BadImage as error:
+        raise SourceError(f"page pairs in {name!r}: {error}; put the pictures themselves below the root") from error
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.iterdir()):
         for half in (CLEAN, DEGRADED):
@@ -70,17 +79,18 @@ def page_splits(pairs: list[PagePair], *, valid_share: float, test_share: float,
     return split_by_share([pair.name for pair in pairs], valid_share=valid_share, test_share=test_share, seed=seed)
 
 
-def papers(folder: Path, *, valid_share: float, test_share: float, seed: int) -> dict[str, Paper]:
-    """The paper of each split: no page is in two. Raises :class:`~datasets.row.SourceError` where a split has none."""
-    pairs, _ = page_pairs(folder)
+def papers(root: Path, name: str, *, valid_share: float, test_share: float, seed: int) -> dict[str, Paper]:
+    """The paper of each split: no page is in two. Raises :class:`SourceError` where a split has none."""
+    pairs, _ = page_pairs(root, name)
     splits = page_splits(pairs, valid_share=valid_share, test_share=test_share, seed=seed)
     made = {}
     for split in ("train", "valid", "test"):
         of = tuple(pair for pair in pairs if splits[pair.name] == split)
         if not of:
             raise SourceError(
-                f"{folder}: {len(pairs)} page pairs leave split {split!r} without paper; three at least are needed, "
-                f"and shares above 0 (paper_valid_share={valid_share}, paper_test_share={test_share}), or no folder"
+                f"{root / name}: {len(pairs)} page pairs leave split {split!r} without paper; three at least "
+                f"are needed, and shares above 0 (paper_valid_share={valid_share}, paper_test_share={test_share}), "
+                "or no folder"
             )
         made[split] = Paper(of, " ".join(f"{pair.name} {pair.degraded.stamp()} {pair.clean.stamp()}" for pair in of))
     return made

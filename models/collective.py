@@ -20,6 +20,7 @@ class _Waited:
     """One count a process, because collectives are met deep inside networks, where nobody can be handed one."""
 
     seconds = 0.0
+    since: float | None = None  # the present wait, or the one that failed
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -49,11 +50,20 @@ def rows_of_ranks(rows: Tensor) -> Tensor:
 @contextmanager
 def waiting() -> Iterator[None]:
     """Count the time spent inside as waiting for other ranks."""
-    started = time.monotonic()
+    started = _Waited.since = time.monotonic()
     try:
         yield
     finally:
         _Waited.seconds += time.monotonic() - started
+    _Waited.since = None  # not after an error: who asks then wants to know how long it was waited for
+
+
+def waits_since() -> float | None:
+    """The ``time.monotonic()`` at which this process began to wait in a collective; none outside of one.
+
+    One that raised, as after a time-out, counts as not ended.
+    """
+    return _Waited.since
 
 
 def seconds_waited() -> float:

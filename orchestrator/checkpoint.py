@@ -27,6 +27,8 @@ from torch import Tensor
 from orchestrator.files import sha256_of, sync_folder, write_json
 
 SCHEMA = 1
+KEEP_NEWEST = 2
+STEP, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 
 
 class CheckpointError(RuntimeError):
@@ -82,6 +84,24 @@ def write(folder: Path, contents: Contents) -> None:
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
+    try:
+        _fill(draft, contents)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)  # of a full disk it would keep the last bytes
+        raise
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(draft, folder)
+    sync_folder(folder.parent)
+
+
+def put(folder: Path, contents: Contents, keep: Iterable[str]) -> None:
+    """Write a checkpoint, and only then delete older ones, but those named in ``keep``."""
+    write(folder, contents)
+    rotate(folder.parent, keep=keep, newest=KEEP_NEWEST)
+
+
+def _fill(draft: Path, contents: Contents) -> None:
     for file, tensors in contents.tensors.items():
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / f"{file}.safetensors")
     write_json(draft / "progress.json", contents.progress)
@@ -89,10 +109,6 @@ def write(folder: Path, contents: Contents) -> None:
     for name in files:
         _sync_file(draft / name)
     write_json(draft / "manifest.json", {"schema": SCHEMA, "files": files, "fits": contents.fits})
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(draft, folder)
-    sync_folder(folder.parent)
 
 
 def verify(folder: Path) -> Mapping[str, Any]:
@@ -100,6 +116,8 @@ def verify(folder: Path) -> Mapping[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         schema, _ = manifest["schema"], dict(manifest["fits"])
+        if odd := [name for name in manifest["files"] if Path(name).name != name]:
+            raise ValueError(f"names {odd[0]!r}, which is not beside it")
         expected = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in manifest["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: no readable manifest.json ({type(error).__name__}: {error})") from error
@@ -195,24 +213,47 @@ class Writer:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """AdamW's state by parameter name: ``NAME/exp_avg``, ``NAME/exp_avg_sq``, ``NAME/step``."""
+    """AdamW's state by parameter name: ``NAME/exp_avg``, ``NAME/exp_avg_sq``, ``NAME/step``.
+
+    Empty before the first update; after it a parameter that never had a gradient is at step 0, without moments.
+    """
+    if not optimizer.state:
+        return {}
     return {
-        f"{names[parameter]}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
+        f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for parameter, name in names.items()
+        for key, value in (optimizer.state.get(parameter) or {STEP: 0.0}).items()
     }
 
 
 def load_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: Mapping[Tensor, str]
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], names: Mapping[Tensor, str], *, updates: int
 ) -> None:
-    """Put :func:`optimizer_tensors` back. The learning rate is not in it: it is a function of the step."""
+    """Put :func:`optimizer_tensors` back. The learning rate is not in it: it is a function of the step.
+
+    Args:
+        updates: made by the time of the checkpoint; without any there is nothing to put back.
+
+    Raises :class:`CheckpointError` where something is missing, or is of a parameter that does not learn.
+    """
     by_name = {name: parameter for parameter, name in names.items()}
+    fields: dict[str, set[str]] = {name: set() for name in by_name}
+    for name, _, field in (key.rpartition("/") for key in tensors):
+        if name not in by_name:
+            raise CheckpointError(f"optimizer.safetensors holds {name!r}, which does not learn in this stage")
+        fields[name].add(field)
+    for name, found in fields.items():
+        never = found == {STEP} and not tensors[f"{name}/{STEP}"]
+        if updates and not never and (missing := {STEP, *MOMENTS} - found):
+            raise CheckpointError(
+                f"optimizer.safetensors lacks {', '.join(sorted(missing))} of {name!r}, though {updates} updates were "
+                "made; the stage cannot go on from this checkpoint as it was left: take another, or train it anew"
+            )
     optimizer.state.clear()
     for key, value in tensors.items():
         name, _, field = key.rpartition("/")
-        if name not in by_name:
-            raise CheckpointError(f"optimizer.safetensors holds {name!r}, which does not learn in this stage")
+        if fields[name] == {STEP}:
+            continue  # it never had a gradient
         parameter = by_name[name]
         like = parameter.detach() if value.shape == parameter.shape else value.to(parameter.device)
         # moments must lie in memory as their parameter does (channels last): the fused kernel walks both in step

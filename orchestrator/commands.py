@@ -4,78 +4,56 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.adoption import with_adopted
 from orchestrator.execution import Execution, available_cores, check_workers
 from orchestrator.identity import fingerprint
+from orchestrator.options import RESTORED
 from orchestrator.plan import PlanError, Recipe
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
-    from orchestrator.live import LiveFolder
-    from orchestrator.tracking.points import StageAt
+    pass
 
 DONE, FAILED, MISTAKE = 0, 1, 2
-RESTORED = "plumbline-restored"  # the folder that restored pictures go to
+SWEEP = "sweep.json"  # what a sweep's folder is known by
 
 
-def train(
-    recipe: Recipe, store: Store, execution: Execution, *,
-    roots: Mapping[str, Path], sources: Sequence[str], only: Sequence[str] = (),
-    trackers: str = "none", report: bool = True,
-) -> int:  # fmt: skip
-    """Ingest what is not, then train; shows how it goes, and after a stop what to say to go on."""
-    from orchestrator.console import say, watch
-    from orchestrator.live import LiveFolder
-    from orchestrator.preflight import check_names
-    from orchestrator.tracking import following, sinks_named
-    from orchestrator.worker import get_ready, new_live_folder, train_here, train_on_ray
+def adopted_in(recipe: Recipe, store: Store, shards: Mapping[str, Path]) -> Recipe:
+    """``recipe`` with the settings that its stages have adopted from sweeps; says whose they are."""
+    from orchestrator.console import say
+    from orchestrator.manifest import Manifest
 
-    check_names(execution.accept)
-    sinks = sinks_named(trackers)
-    shards = ingested(recipe, store, roots=roots, sources=sources)
-    stages = _folders(recipe, store, shards, only)
-    live = LiveFolder(new_live_folder(store))
-    launch = train_on_ray if execution.workers else train_here
-    received = stop_on_signals(live)
-    if execution.workers:
-        get_ready()
-    with following(recipe, store, stages, sinks, say=say) as tracking:
-        done = watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only))
-        shutil.rmtree(live.folder)
-        if done and report:
-            _reported(stages[-1].folder, store, execution)
-    if done:
-        for place in tracking.where:
-            say(place)
-        return DONE
-    say("Stopped; a checkpoint is saved. This goes on from there:")
-    say(f"  python -m orchestrator.run {shlex.join(sys.argv[1:])}".rstrip())
-    return 128 + (received[0] if received else signal.SIGINT)
+    contents = {name: Manifest.read(folder).content for name, folder in shards.items()}
+    recipe, found = with_adopted(recipe, store, contents)
+    for name, adopted in found.items():
+        changed = ", ".join(f"{path}={value}" for path, value in adopted.changes.items())
+        say(f"Stage {name}: as trial {adopted.trial} of {adopted.sweep}: {changed}")
+    return recipe
 
 
 def check(
     recipe: Recipe, store: Store, execution: Execution, *,
-    roots: Mapping[str, Path], sources: Sequence[str], only: Sequence[str], as_json: bool,
+    roots: Mapping[str, str], sources: Sequence[str], only: Sequence[str], as_json: bool,
 ) -> int:  # fmt: skip
     """Run every check of preflight for every stage, print what each found; 1 when any refuses."""
     from orchestrator.live import LiveFolder
     from orchestrator.pipeline import Machine, check_recipe
     from orchestrator.preflight import check_names
     from orchestrator.ranks import Ranks
+    from orchestrator.sources import ingested
     from orchestrator.worker import new_live_folder
 
     check_names(execution.accept)
     if "RAY_ADDRESS" not in os.environ:
         check_workers(execution, cpus=available_cores(), gpus=_visible_gpus())
     shards = ingested(recipe, store, roots=roots, sources=sources)
+    recipe = adopted_in(recipe, store, shards)
     machine = Machine.of(execution, Ranks())
     live = LiveFolder(new_live_folder(store))
     refused, told = False, 0
@@ -107,38 +85,28 @@ def _visible_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _folders(recipe: Recipe, store: Store, shards: Mapping[str, Path], only: Sequence[str]) -> list[StageAt]:
-    """Where each stage that is asked for lies, and its number in the recipe."""
-    from orchestrator.manifest import Manifest
-    from orchestrator.tracking.points import StageAt
+def report(place: Path, store: Store, execution: Execution, *, storage: str = "") -> int:
+    """Write the report of a stage and its ancestors, or of a sweep, and say where it is.
 
-    contents = {name: Manifest.read(folder).content for name, folder in shards.items()}
-    return [
-        StageAt(number, stage, store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents)))
-        for number, stage in enumerate(recipe.stages)
-        if not only or stage.name in only
-    ]
-
-
-def _reported(folder: Path, store: Store, execution: Execution) -> None:
-    """Write the report of a finished stage; a failure to do so is told and harms nothing."""
-    from orchestrator.console import say
-
-    try:
-        report(folder, store, execution)
-    except Exception as error:
-        say(f"warning: no report could be written: {type(error).__name__}: {error}")
-
-
-def report(place: Path, store: Store, execution: Execution) -> int:
-    """Write the report of a stage and its ancestors, and say where it is."""
+    Args:
+        storage: database of the sweep's study, where it does not lie in the sweep's folder.
+    """
     from orchestrator.console import say
     from orchestrator.pipeline import Machine
     from orchestrator.ranks import Ranks
     from orchestrator.report import write_report
 
-    folder = place.parent if place.name == "record.json" else place
-    page, text = write_report(folder.expanduser().resolve(), store, Machine.of(execution, Ranks()))
+    folder = (place.parent if place.name == "record.json" else place).expanduser().resolve()
+    if folder.parent.parent.name == "runs":  # its ancestors and its shards lie in the store that it lies in
+        store = Store(folder.parents[2])
+    if (folder / SWEEP).exists():
+        from orchestrator.sweep.report import write_sweep_report
+
+        page, text = write_sweep_report(folder, store, storage)
+    else:
+        page, text = write_report(folder, store, Machine.of(execution, Ranks()))
+    if folder.is_relative_to(store.root):
+        store.origin.publish_files(folder, [page.name, text.name])
     say(f"Report: {page}")
     say(f"        {text}")
     return DONE
@@ -152,43 +120,6 @@ def export(place: Path, to: Path, *, onnx: bool, replace: bool, images: Sequence
     return DONE
 
 
-def stop_on_signals(live: LiveFolder) -> list[int]:
-    """The first SIGINT or SIGTERM asks for a stop after the current step; the next one ends the process."""
-    received: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        live.ask_to_stop()
-        signal.signal(number, signal.SIG_DFL)
-        sys.stderr.write("\nstopping after this step; saving a checkpoint (again to end at once)\n")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    return received
-
-
-def ingested(recipe: Recipe, store: Store, *, roots: Mapping[str, Path], sources: Sequence[str]) -> dict[str, Path]:
-    """Source -> folder of its shards, made where they are not there or not up to date."""
-    from datasets.row import Stamped
-    from orchestrator.console import counting, say
-    from orchestrator.ingest import ingest
-    from orchestrator.manifest import Manifest, summary
-
-    for name in set(sources) - set(roots):  # who reads a folder asks for it now, not after the hours another takes
-        if not isinstance(recipe.sources[name], Stamped):
-            next(iter(recipe.sources[name].rows(None)), None)
-    store.ready()
-    folders = {}
-    for name in sources:
-        with counting(f"ingest {name}") as progress:
-            folders[name] = ingest(
-                recipe.sources[name], roots.get(name), name=name, image=recipe.image, alphabet=recipe.alphabet,  # type: ignore[arg-type]
-                frames=recipe.task.frames, store=store.root, progress=progress,  # type: ignore[arg-type]
-            )  # fmt: skip
-        say(summary(Manifest.read(folders[name])))
-    return folders
-
-
 def evaluate(
     recipe: Recipe, store: Store, execution: Execution, *,
     shards: Mapping[str, Path], stage: str, sources: Sequence[str], split: str, lexicons: bool, beam: int,
@@ -197,7 +128,8 @@ def evaluate(
     """Measure a recorded stage on a split of each source; print it, and keep it in the stage's folder."""
     from orchestrator import evaluate_documents as documents
     from orchestrator.batches import samples_of
-    from orchestrator.evaluate_plates import BEAM, layouts_of, score_plates, table
+    from orchestrator.constrained import BEAM, layouts_of
+    from orchestrator.evaluate_plates import score_plates, table
     from orchestrator.files import write_json
     from orchestrator.pipeline import Machine
     from orchestrator.ranks import Ranks
@@ -205,6 +137,7 @@ def evaluate(
     from orchestrator.score import score
     from orchestrator.shards import Shards
 
+    recipe = adopted_in(recipe, store, shards)
     opened = {name: Shards.open(folder, verify=False) for name, folder in shards.items()}
     folder = recorded(recipe, stage, store, {name: each.manifest.content for name, each in opened.items()})
     reader = open_reader(folder, Machine.of(execution, Ranks()))
@@ -223,6 +156,7 @@ def evaluate(
         else:
             metrics = score(reader, samples, lexicons=lexicons, beam=beam)
         write_json(folder / f"evaluation-{name}-{split}.json", metrics)
+        store.origin.publish_files(folder, [f"evaluation-{name}-{split}.json"])
         if reader.restores and not as_json:
             print("\n".join([f"{folder.name} on {name}/{split}", *shown(metrics)]))
         else:
@@ -264,19 +198,38 @@ def predict(
 
 
 def runs(store: Store, recipe: str | None) -> int:
-    """List the stages in the store: status, best metrics, and the fingerprint each came from."""
+    """List the stages in the store: status, best metrics, and the fingerprint each came from; and the sweeps."""
     found = list(store.stages(recipe))
     for folder, record in found:
         if record is None:
-            begun = any((folder / "checkpoints").glob("step-*"))
-            print(f"{folder.parent.name}/{folder.name}\t{'not finished, resumable' if begun else 'begun'}")
+            begun = "not finished, resumable" if store.origin.resumable(folder) else "begun"
+            print(f"{folder.parent.name}/{folder.name}\t{begun}")
             continue
         lineage = f" from {record.parent}" if record.parent else ""
+        if record.trial:
+            changed = ", ".join(f"{path}={value}" for path, value in record.trial["changes"].items())
+            lineage += f", trial {record.trial['number']} of {record.trial['sweep']}: {changed or 'nothing changed'}"
         best = ", ".join(f"{name} {each['value']:.4f} at step {each['step']}" for name, each in record.best.items())
         print(f"{record.recipe}/{folder.name}\tdone ({record.finished}){lineage}\t{best}")
-    if not found:
-        print(f"nothing in {store.root}")
+    sweeps = any((store.root / "sweeps").glob(f"*/{SWEEP}")) and _print_sweeps(store, recipe)
+    if not found and not sweeps:
+        print(f"nothing in {store}")
     return DONE
+
+
+def _print_sweeps(store: Store, recipe: str | None) -> bool:
+    """A line for each sweep: how many trials ended how, and the best value. False where there is none."""
+    from orchestrator.sweep.about import sweeps_in
+
+    shown = False
+    for about, counts, winner in sweeps_in(store.root):
+        if recipe in (None, about.plan["name"]):
+            told = ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number) or "no trial"
+            best = ", ".join(f"{name} {value:.4f}" for name, value in winner.values.items()) if winner else ""
+            lead = f"{best} in trial {winner.number}" if winner else "no trial has finished"
+            print(f"sweeps/{about.sweep}\tsweep of {about.plan['name']}/{about.stage}: {told}\t{lead}")
+            shown = True
+    return shown
 
 
 def recorded(recipe: Recipe, wanted: str, store: Store, contents: Mapping[str, str]) -> Path:
@@ -284,10 +237,11 @@ def recorded(recipe: Recipe, wanted: str, store: Store, contents: Mapping[str, s
     stages = [recipe.stage(wanted)] if wanted else list(reversed(recipe.stages))
     for stage in stages:
         folder = store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents))
-        if store.read(folder):
+        if record := store.find(folder):
+            store.origin.fetch_stage(folder, checkpoints=[Path(record.checkpoint).name])
             return folder
     raise PlanError(
-        f"no record of {' or '.join(stage.name for stage in stages)} for this plan and data in {store.root}; "
+        f"no record of {' or '.join(stage.name for stage in stages)} for this plan and data in {store}; "
         "train it first with the same --preset, --set and --data, or see `runs`"
     )
 
@@ -296,7 +250,7 @@ def newest(store: Store) -> Path:
     """The stage that was finished last."""
     finished = [folder for folder, record in store.stages() if record]
     if not finished:
-        raise PlanError(f"{store.root} holds no finished stage; train one, or name a checkpoint with --from")
+        raise PlanError(f"{store} holds no finished stage; train one, or name a checkpoint with --from")
     return max(finished, key=lambda folder: (folder / "record.json").stat().st_mtime)
 
 

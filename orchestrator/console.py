@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +44,27 @@ def watch(live: LiveFolder, work: Callable[[], bool]) -> bool:
     if isinstance(result, BaseException):
         raise result
     return bool(result)
+
+
+def watch_trials(work: Callable[[], bool], progress: Callable[[], tuple[int, int, str]]) -> bool:
+    """Run ``work`` in a thread beside a bar. Returns or raises what it does.
+
+    Args:
+        progress: trials that have ended, trials in all, and what to say beside them.
+    """
+    outcome: list[Any] = []
+    thread = threading.Thread(target=lambda: outcome.append(_caught(work)), name="sweep")
+    thread.start()
+    with _bars() if sys.stderr.isatty() else nullcontext() as bars:
+        task = bars.add_task("trials", total=progress()[1]) if bars else None
+        while thread.is_alive():
+            thread.join(POLL_S)
+            if bars and task is not None:
+                done, total, text = progress()
+                bars.update(task, completed=done, total=total, description=f"trials {text}")
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return bool(outcome[0])
 
 
 @contextmanager
@@ -99,9 +120,14 @@ class _Told:
             whole = file.read().rpartition(b"\n")[0]
         self.place += len(whole) + 1 if whole else 0
         for row in map(json.loads, whole.splitlines()):
+            if "says" in row:
+                show(row["says"])
+                continue
             if row["stage"] != self.stage:
                 self.stage = row["stage"]
                 show(f"Stage {self.stage}" + (": has a record already, skipped" if row.get("skipped_stage") else ""))
+            if row.get("waits_for"):
+                show(f"waits for {row['waits_for']}, which trains this stage; its record will be used")
             if row.get("ended"):
                 show(epoch_line(row))
             for event in row.get("events", ()):

@@ -10,12 +10,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.plate_text import folded
 from models.batch import Batch, Pair, Read, Restored
 from models.decoding import greedy_texts
-from models.mean import Mean
+from models.mean import Mean, OfSet
 from models.metrics.collapse import frame_counts, shares
 from models.metrics.image import psnr, ssim
 from models.metrics.plates import Frame, mean_character_accuracy, recognition_rate, track_recognition_rate
@@ -107,6 +108,7 @@ def measured(
     means = {name: torch.zeros(2, dtype=torch.float64, device=device) for name in names}
     counts = torch.zeros(2, 3, dtype=torch.float64, device=device)  # restored, target; frames, blank, nats
     own: dict[str, list[Frame]] = defaultdict(list)
+    compared: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name, term in terms.items() if _of_set(term)}
     for step in in_order(samples, batch_size=BATCH_SIZE, ranks=ranks):
         batch = samples.batch(step, device=device)
         with autocast():
@@ -117,6 +119,9 @@ def measured(
             bicubic = Restored(image=floor, read=reads["_bicubic"], clean=out.clean)
             for name, mean in _compared(batch, out, bicubic, terms).items():
                 means[name] += torch.stack([mean.total.double(), mean.count.double()])
+            for name, rows in compared.items():
+                told = terms[name].loss.compared(batch, out)  # type: ignore[attr-defined]
+                rows.append((torch.tensor(batch.ids), *(each.cpu() for each in told)))
         for kind, count in zip(("", "_target"), counts, strict=True):
             count += frame_counts(reads[kind]) if kind in reads else 0
         extras = [samples.extras(sample) for sample in batch.ids]
@@ -129,14 +134,38 @@ def measured(
     sums = ranks.sum(torch.stack(list(means.values()))).tolist()
     spoken = dict(zip(("", "_target"), ranks.sum(counts).tolist(), strict=True))
     pairs = len(samples) - int(samples.blind.sum())
+    totals = dict(zip(means, sums, strict=True))
+    totals |= {f"loss_{name}": _over_set(terms[name], rows, ranks) for name, rows in compared.items()}
     return Measured(
         frames=frames, pairs=pairs,
-        means={name: (total, round(count)) for name, (total, count) in zip(means, sums, strict=True) if pairs},
+        means={name: (total, round(count)) for name, (total, count) in totals.items() if pairs},
         shares={
             f"{name}{kind}": share for kind, count in spoken.items() if kind in frames or not kind
             for name, share in _collapse(frames.get(kind, []), count, alphabet).items()
         },
     )  # fmt: skip
+
+
+def _of_set(term: Term) -> bool:
+    return isinstance(term.loss, OfSet)
+
+
+def _over_set(term: Term, own: Sequence[tuple[Tensor, ...]], ranks: Ranks) -> list[float]:
+    """Total and count of a term over the samples of all ranks, in the order of their ids: the same for any ranks."""
+    parts = [part for each in ranks.gather(list(own)) for part in each]
+    if not parts:
+        return [0.0, 0.0]
+    ids, *rows = (_stacked(each) for each in zip(*parts, strict=True))
+    order = ids.argsort()
+    mean = term.loss.of_all(*(each[order] for each in rows))  # type: ignore[attr-defined]
+    return [float(mean.total), float(mean.count)]
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Rows one below the other, shorter ones with zeros at their end."""
+    most = max(part.shape[-1] for part in parts)
+    padded = [F.pad(part, (0, most - part.shape[-1])) if part.ndim > 1 else part for part in parts]
+    return torch.cat(padded)
 
 
 def _collapse(frames: Sequence[Frame], counts: Sequence[float], alphabet: Alphabet) -> dict[str, float]:
@@ -158,7 +187,7 @@ def _reads(task: Any, batch: Batch, out: Restored, floor: Tensor) -> dict[str, R
 
 
 def _compared(batch: Pair, out: Restored, bicubic: Restored, terms: Mapping[str, Term]) -> dict[str, Mean]:
-    found = {f"loss_{name}": term.loss(batch, out) for name, term in terms.items()}
+    found = {f"loss_{name}": term.loss(batch, out) for name, term in terms.items() if not _of_set(term)}
     found |= {"psnr": psnr(batch, out), "ssim": ssim(batch, out)}
     return found | {"psnr_bicubic": psnr(batch, bicubic), "ssim_bicubic": ssim(batch, bicubic)}  # type: ignore[return-value]
 

@@ -231,12 +231,18 @@ FLAGGED = {  # watched fact -> what it says of samples, why, and what to change
         "their labels are too long for their width, or hold symbols that the alphabet lacks",
         "raise image.max_width if they were squeezed to it; otherwise leave them out of the source",
     ),
+    "nonfinite_image": (
+        "are, or were restored to, images that are not finite",
+        "the learning rate is too high for what was learned so far, or those samples are damaged",
+        "lower {stage}.optim.lr, or look at those samples",
+    ),
     "nonfinite": (
         "gave scores that are not finite",
         "the learning rate is too high for what was learned so far, or those samples are damaged",
         "lower {stage}.optim.lr, or look at those samples",
     ),
 }
+CULPRITS = ("nonfinite_image", "nonfinite")  # whom to blame for a skipped update, the first that is true of any
 IN_SHARES = ("clipped_", "worse_than_guessing")  # what a few samples may be: ``events_adversary`` asks how many are
 OTHERWISE = ("were flagged as {fact}", "the task's rule of that name was met", "look at those samples")
 

@@ -8,19 +8,20 @@ def foreseen() -> tuple[type[Exception], ...]:
     from datasets.row import SourceError
     from orchestrator.checkpoint import CheckpointError
     from orchestrator.export import ExportError
+    from orchestrator.gate import GateNotMet
     from orchestrator.journal import JournalError
+    from orchestrator.lease import LeaseLost
     from orchestrator.limits import PlanError
     from orchestrator.live import RunFailed
     from orchestrator.loop import FrozenChanged, NonFinite
     from orchestrator.manifest import ShardError
-    from orchestrator.pipeline import GateNotMet
     from orchestrator.preflight import PreflightError
     from orchestrator.prepare import IngestError
     from orchestrator.store import StoreError
 
     return (
         PlanError, SourceError, GateNotMet, PreflightError, StoreError, CheckpointError, ShardError, IngestError,
-        JournalError, NonFinite, FrozenChanged, RunFailed, ExportError,
+        JournalError, NonFinite, FrozenChanged, RunFailed, ExportError, LeaseLost,
     )  # fmt: skip
 
 

@@ -8,15 +8,26 @@ import os
 from pathlib import Path
 from typing import Any
 
+from orchestrator.redact import redacted
+
 
 def write_json(path: Path, data: Any) -> None:
-    """Replace ``path`` in one step: a reader sees the old text or the new one, never a part."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    """Replace ``path`` in one step: a reader sees the old text or the new one, never a part, and no credentials."""
+    text = redacted(json.dumps(data, indent=2, ensure_ascii=False)) + "\n"
+    replace(path, text.encode(), draft=path.with_name(f".{path.name}.{os.getpid()}.draft"))
+
+
+def replace(path: Path, data: bytes | memoryview, *, draft: Path) -> None:
+    """Put ``data`` at ``path`` by way of a draft in the same folder, which is gone afterwards in any case."""
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -24,6 +24,8 @@ LATER: Mapping[str, Mapping[str, Any]] = {  # settings that came when stages had
         "freeze_norm": False,
         "wear": None,
     },
+    "datasets.plates_tracks.PlateTracks": {"register": None},
+    "datasets.pair_list.PairList": {"register": None},
 }
 OWN_PACKAGES = ("models", "datasets", "orchestrator", "tune_spaces")
 
@@ -58,7 +60,8 @@ def named(path: str) -> Any:
 def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
     """Twelve hex digits that change when what this stage learns, learns from or starts from changes.
 
-    A gate or a floor only judges, so that lowering one trains nothing again; nor does moving imported weights.
+    A gate or a floor only judges, so that lowering one trains nothing again; nor does moving imported weights. A search
+    finds settings that are part of the identity, and is none itself.
 
     Args:
         data: source name -> content hash of its shards; a source that is not yet ingested stands for its settings.
@@ -70,7 +73,7 @@ def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
         "image": recipe.image.sha256,
         "alphabet": recipe.alphabet.sha256,
         "stage": _decisive(plain(stage)),
-        "data": {name: data.get(name) or plain(recipe.sources[name]) for name in stage.sources},
+        "data": {name: data.get(name) or _as_ever(plain(recipe.sources[name])) for name in stage.sources},
         "start_from": fingerprint(recipe, parent, data) if parent else None,
     }
     shares = list(stage.data.shares)
@@ -83,7 +86,9 @@ def _decisive(stage: Any) -> Any:
     """A stage as JSON data, without what decides only whether it may run or where something lies."""
     start = stage["start_from"]
     kept = {key: value for key, value in start.items() if key not in ("floor", "place")} if start else start
-    return _as_ever({key: value for key, value in stage.items() if key != "gate"} | {"start_from": kept})
+    return _as_ever(
+        {key: value for key, value in stage.items() if key not in ("gate", "search")} | {"start_from": kept}
+    )
 
 
 def _as_ever(data: Any) -> Any:

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import pickle
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,11 +26,14 @@ from datasets.image import ImageSpec
 from datasets.row import Reject, Row, Source, SourceError
 from models.text import Alphabet, Frames
 from orchestrator.cluster import start_ray
+from orchestrator.fetched import Fetched, fetch_again
 from orchestrator.files import sha256_of
 from orchestrator.identity import digest, plain
 from orchestrator.manifest import SCHEMA_VERSION, Manifest, ShardError, ShardFile, is_current, put, stamp_of
 from orchestrator.prepare import IngestError, Pairs, Preparation, ShardSpec, make_shard
 from orchestrator.shards import read_shard
+from orchestrator.store import StoreError, told_of_disk
+from orchestrator.working_copy import store_at
 
 REJECTS = "rejects.jsonl"
 SPLITS = ("train", "valid", "test")
@@ -144,28 +146,48 @@ def make_here(specs: Sequence[ShardSpec], folder: Path) -> Iterator[ShardFile]:
     return (make_shard(spec, folder) for spec in specs)
 
 
-def make_all(specs: Sequence[ShardSpec], folder: Path) -> Iterator[ShardFile]:
-    """Make every shard with Ray Data, as many at once as there are CPUs; yields each as it gets done."""
+def make_all(
+    specs: Sequence[ShardSpec], folder: Path, *, place: str = "", fetched: Fetched | None = None
+) -> Iterator[ShardFile]:
+    """Make every shard with Ray Data, as many at once as there are CPUs; yields each as it gets done.
+
+    Args:
+        place: URL of the store, which shards made on other nodes come here by; empty where all see ``folder``.
+        fetched: what the images are in, where that was fetched from a URL.
+    """
     if not specs:
         return
     start_ray()
     import ray.data
 
-    jobs = [{"spec": pickle.dumps(spec), "folder": str(folder.resolve())} for spec in specs]
+    given = {"specs": [ray.put(spec) for spec in specs], "folder": folder.resolve(), "place": place, "fetched": fetched}
     with _quiet_ray_data():  # a dataset keeps the context that it was made in
-        made = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map(_make_job)
-        for row in made.iter_rows():
+        jobs = ray.data.range(len(specs), override_num_blocks=len(specs))
+        for row in jobs.map(_make_job, fn_kwargs=given).iter_rows():  # type: ignore[arg-type]
             if row["error"]:
                 raise IngestError(row["error"])
-            yield ShardFile(**json.loads(row["made"]))
+            made = ShardFile(**json.loads(row["made"]))
+            if place and not (folder / made.file).exists():
+                store_at(place).origin.pull(folder / made.file)
+            yield made
 
 
-def _make_job(job: dict[str, Any]) -> dict[str, str]:
+def _make_job(
+    row: dict[str, Any], *, specs: Sequence[Any], folder: Path, place: str, fetched: Fetched | None
+) -> dict[str, str]:
+    import ray
+
+    store = store_at(place) if place else None
+    folder = store.root / "shards" / folder.name if store else folder
     try:
-        # pickled by make_all in the driver of this very run, never read from a store: as objects of its own, Ray Data
-        # moves them a third slower
-        made = make_shard(pickle.loads(job["spec"]), Path(job["folder"]))
-    except IngestError as error:  # Ray Data would wrap it in pages of its own
+        with told_of_disk(folder):
+            if fetched:
+                fetch_again(fetched)
+            folder.mkdir(parents=True, exist_ok=True)
+            made = make_shard(ray.get(specs[row["id"]]), folder)
+            if store:
+                store.origin.publish_shard(folder / made.file)
+    except (IngestError, StoreError) as error:  # Ray Data would wrap it in pages of its own
         return {"made": "", "error": "".join(traceback.format_exception(error.__cause__)) + str(error)}
     return {"made": json.dumps(asdict(made)), "error": ""}
 
@@ -295,4 +317,4 @@ def _sweep(folder: Path, manifest: Manifest) -> None:
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    return ", ".join(names[:5]) + " ..." * (len(names) > 5)

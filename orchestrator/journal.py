@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 class JournalError(ValueError):
@@ -22,22 +22,30 @@ class Journal:
     """Append-only lines whose length a checkpoint remembers, so that resuming cuts off what it will write again."""
 
     def __init__(self, path: Path, *, length: int, writes: bool = True) -> None:
-        """Open ``path`` cut to its first ``length`` bytes. Raises :class:`JournalError` when it is shorter.
+        """Open a copy of the first ``length`` bytes of ``path`` in its place. Raises :class:`JournalError`.
+
+        What a process that lost its lease on the stage may still write goes to the file that was there before.
 
         Args:
             writes: only one rank keeps the journal; the others' lines go nowhere.
         """
         self._length = length
-        self._file = path.open("ab") if writes else None
-        if self._file is None:
+        self._file: BinaryIO | None = None
+        if not writes:
             return
-        if self._file.tell() < length:
+        there = path.stat().st_size if path.exists() else 0
+        if there < length:
             raise JournalError(
-                f"{path}: {self._file.tell()} bytes, but the checkpoint was written after {length}; lines are missing. "
+                f"{path}: {there} bytes, but the checkpoint was written after {length}; lines are missing. "
                 "Restore the file, or delete the stage's folder to train it anew."
             )
-        self._file.truncate(length)
-        self._file.seek(length)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+        with draft.open("wb") as copy:
+            if length:
+                with path.open("rb") as file:
+                    copy.write(file.read(length))
+        os.replace(draft, path)
+        self._file = path.open("ab")
 
     def write(self, kind: str, line: Mapping[str, Any]) -> None:
         if self._file is not None:

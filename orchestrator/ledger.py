@@ -123,13 +123,13 @@ class Ledger:
     def _skipped(self, step: int, found: Measured, ids: Sequence[int]) -> None:
         progress = self.progress
         progress.skipped += 1
-        flagged = "nonfinite" if found.flagged.get("nonfinite") else ""
+        flagged = next((fact for fact in events.CULPRITS if found.flagged.get(fact)), "")
         own = found.own_flagged[flagged] if flagged else ids
         samples = sorted(sample for each in self.ranks.gather(list(own)) for sample in each)
         evidence = {"skipped": progress.skipped, "terms": found.means, "samples": self.named(samples)}
         self.say([events.nonfinite(self.stage, epoch=progress.epoch + 1, step=step, evidence=evidence)])
-        if flagged and flagged not in progress.seen.said:
-            progress.seen.said.append(flagged)
+        if flagged:  # told here, and of the others no more than this is known
+            progress.seen.said += [fact for fact in events.CULPRITS if fact not in progress.seen.said]
 
     def close_epoch(self) -> float:
         """Write the epoch's line and events, and open the next one's books. Returns the objective's mean."""

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.files import write_json
 from orchestrator.limits import PlanError
+from orchestrator.pulse import Pulse
 
 TELL_EVERY_S = 0.25
+END = "the end of the run was asked for"
+
+
+class Watch(Protocol):
+    """The world outside: who may ask for a stop, and who wants to know how far training is, and what it is at."""
+
+    def stop_asked(self) -> bool: ...
+    def at(self, phase: str) -> None: ...
+    def tell(self, status: Mapping[str, Any]) -> None: ...
 
 
 class RunFailed(RuntimeError):
@@ -21,29 +32,69 @@ class RunFailed(RuntimeError):
 
 @dataclass
 class LiveFolder:
-    """``events.jsonl`` (epochs, events), ``status.json`` (now), ``stop`` (please), ``outcome.json`` (the end).
+    """``events.jsonl`` (epochs, events), ``status.json`` (now), ``stop`` (please), ``outcome.json`` (the end), and
+    ``rank-N.json`` (see :class:`orchestrator.pulse.Pulse`).
 
-    Implements :class:`orchestrator.loop.Watch`.
+    Implements :class:`Watch`.
 
     Attributes:
         writes: only rank 0 tells; all may ask.
+        pulse: of this process, where somebody wants to know what it is at.
     """
 
     folder: Path
     writes: bool = True
+    pulse: Pulse | None = None
     _told_at: float = field(default=0.0, repr=False)
 
     def stop_asked(self) -> bool:
-        return (self.folder / "stop").exists()
+        """Whether the workers shall save a checkpoint and leave, for good or to come back as another group.
+
+        One rank looks, and the next update's sums tell the others: a look at a shared file system costs each its time.
+        """
+        return self.writes and (self.folder / "stop").exists()
 
     def ask_to_stop(self) -> None:
-        (self.folder / "stop").touch()
+        """Ask for the end of the run."""
+        self._ask(END)
+
+    def ask_to_regroup(self, why: str) -> None:
+        """Ask the workers to save a checkpoint and leave, so that another group goes on. Who asks first is heard."""
+        if not self.stop_asked():
+            self._ask(why)
+
+    def end_asked(self) -> bool:
+        """Whether the run shall end, which no new group may undo."""
+        return self.stop_asked() and (self.folder / "stop").read_text() == END
+
+    def regroup(self) -> str:
+        """Take back a wish for another group; why there was one, or nothing."""
+        if not self.stop_asked() or self.end_asked():
+            return ""
+        why = (self.folder / "stop").read_text()
+        (self.folder / "stop").unlink()
+        return why
+
+    def _ask(self, why: str) -> None:
+        draft = self.folder / f".stop.{os.getpid()}"
+        draft.write_text(why)
+        draft.replace(self.folder / "stop")
+
+    def at(self, phase: str) -> None:
+        """Note what this process is at, for whoever has to find out which one hangs, and where."""
+        if self.pulse is not None:
+            self.pulse.at(phase)
+
+    def say(self, text: str) -> None:
+        """One line to the person who launched this, from whichever process."""
+        with (self.folder / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"says": text}) + "\n")
 
     def tell(self, status: Mapping[str, Any]) -> None:
         """Make ``status`` known: ends of epochs and events always, what lies between at most four times a second."""
         if not self.writes:
             return
-        if status.get("ended") or status.get("skipped_stage") or status.get("events"):
+        if any(status.get(kind) for kind in ("ended", "skipped_stage", "events", "waits_for")):
             with (self.folder / "events.jsonl").open("a") as file:
                 file.write(json.dumps(status) + "\n")
         elif time.monotonic() - self._told_at < TELL_EVERY_S:

@@ -18,12 +18,13 @@ from torch import nn
 
 from models.batch import Batch
 from orchestrator import checkpoint
-from orchestrator.checkpoint import Staging, Writer
+from orchestrator.checkpoint import Contents, Staging, Writer
 from orchestrator.events import Event
-from orchestrator.events_clock import events_of_clock
+from orchestrator.events_clock import damaged_checkpoint, events_of_clock
 from orchestrator.events_validation import criteria_disagree, events_of_validation, red_line
 from orchestrator.journal import Journal, Log
 from orchestrator.ledger import Ledger
+from orchestrator.live import Watch
 from orchestrator.mining import unknown
 from orchestrator.moving import balances, drawn_now, stage_now
 from orchestrator.pace import Pace
@@ -35,7 +36,6 @@ from orchestrator.update import Trainee, learning_rate, trainee_of, update
 from orchestrator.weights import contents_of, hash_of_frozen, restore
 
 FLUSH_EVERY = {"cpu": 1, "cuda": 16}  # steps between reads of the device; on a GPU each read is a stall
-KEEP_NEWEST = 2
 
 
 class NonFinite(RuntimeError):
@@ -64,13 +64,6 @@ class StageData(Protocol):
     def source_ids(self, samples: Sequence[int]) -> list[str]: ...
 
 
-class Watch(Protocol):
-    """The world outside: who may ask for a stop, and who wants to know how far training is."""
-
-    def stop_asked(self) -> bool: ...
-    def tell(self, status: Mapping[str, Any]) -> None: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What surrounds the training of one stage.
@@ -85,6 +78,8 @@ class Setting:
         checkpoint_every_s: seconds between checkpoints inside an epoch.
         symbols: of the alphabet, in order; lines about symbols name them.
         judge_start: is shown the validation before the first step; raises if a stage must not start from there.
+        put: writes a checkpoint and deletes older ones, but those named; :func:`orchestrator.checkpoint.put`.
+        until: epochs after which to pause, as if a stop were asked for; 0 trains to the end.
     """
 
     folder: Path
@@ -99,6 +94,8 @@ class Setting:
     checkpoint_every_s: float
     symbols: str = ""
     judge_start: Callable[[Mapping[str, float]], None] = lambda metrics: None
+    until: int = 0
+    put: Callable[[Path, Contents, Sequence[str]], None] = checkpoint.put
 
     @property
     def checkpoints(self) -> Path:
@@ -122,13 +119,13 @@ def train_stage(stage: Stage, task: nn.Module, data: StageData, setting: Setting
     resumed = _resume(trainee, setting, log, damaged)
     frozen = hash_of_frozen(task, stage.moves)
     session = _Session(stage, trainee, setting, data, log)
-    session.say_of_clock([_damaged_checkpoint(trainee.progress, what) for what in damaged])
+    session.say_of_clock([damaged_checkpoint(trainee.progress.epoch, trainee.progress.step, what) for what in damaged])
     try:
         if stage.start_from and not resumed:
             trainee.progress.baseline = session.validate()
             setting.judge_start(trainee.progress.baseline)
             session.save()
-        while not trainee.progress.finished and session.run_epoch():
+        while not session.over and session.run_epoch():
             pass
     finally:
         session.close()
@@ -159,16 +156,6 @@ def _resume(trainee: Trainee, setting: Setting, log: Log, damaged: list[str]) ->
     return True
 
 
-def _damaged_checkpoint(progress: Progress, what: str) -> Event:
-    return Event(
-        event="damaged_checkpoint", epoch=progress.epoch, step=progress.step,
-        says=f"{what}; training goes on from update {progress.step}",
-        cause="the disk was full, or something else wrote there",
-        change="look after the disk; nothing in the plan",
-        evidence={"what": what, "goes_on_from": progress.step},
-    )  # fmt: skip
-
-
 class _Session:
     """One stretch of training between start (or resume) and end (or stop): the side effects of the loop."""
 
@@ -185,13 +172,19 @@ class _Session:
         ranks, symbols = setting.ranks, setting.symbols
         self.ledger = Ledger(stage, trainee, self.journal, ranks=ranks, named=data.source_ids, symbols=symbols)
 
+    @property
+    def over(self) -> bool:
+        """Whether training has come to its end, or as far as it is to come for now."""
+        progress = self.trainee.progress
+        return bool(progress.finished) or 0 < self.setting.until <= progress.epoch
+
     def run_epoch(self) -> bool:
         """Train to the end of the epoch, validate and save. False when a stop was asked for on the way."""
         progress, setting, pace = self.trainee.progress, self.setting, Pace()
         self.now = self.ledger.now = stage_now(self.stage, progress)
         with self._batches() as batches:
-            for micro in pace.over(batches):
-                pace.samples += sum(len(batch.ids) for batch in micro) * setting.ranks.count
+            for micro in pace.over(batches, at=self._at):
+                pace.took(sum(len(batch.ids) for batch in micro), setting.ranks)
                 if self._step(micro, pace):
                     self.save()
                     return False
@@ -200,7 +193,7 @@ class _Session:
         now: dict[str, Any] = {"epoch": progress.epoch + 1}
         self.log.write("epoch", now | line)
         clock: dict[str, Any] = {"step": progress.step, "seconds": line["seconds"], "waited": waited, "busy": busy}
-        self.say_of_clock(events_of_clock(self.stage, **now, **clock))
+        self.say_of_clock(events_of_clock(self.stage, nodes=setting.ranks.nodes, **now, **clock))
         self._end_epoch()
         return True
 
@@ -267,6 +260,7 @@ class _Session:
             loss: of the epoch that was just trained; none before the first.
         """
         stage, progress = self.stage, self.trainee.progress
+        self._at("validation")
         freeze_all_but(self.trainee.task, ())
         metrics = self.setting.evaluate(self.trainee.judged)
         set_learning(self.trainee.task, stage)
@@ -281,6 +275,7 @@ class _Session:
     def save(self) -> None:
         """Hand a copy of everything to the writer; older checkpoints go once the new one is on disk."""
         self._read()
+        self._at("saving")
         progress = self.trainee.progress
         progress.journal = self.journal.sync()
         if not self.setting.ranks.first:
@@ -289,12 +284,7 @@ class _Session:
         contents = self.staging.copy(contents_of(self.trainee, self.setting.fits))
         folder = checkpoint.folder_of(self.setting.checkpoints, progress.step)
         keep = [checkpoint.folder_of(folder.parent, best["step"]).name for best in progress.best.values()]
-
-        def written() -> None:
-            checkpoint.write(folder, contents)
-            checkpoint.rotate(folder.parent, keep=keep, newest=KEEP_NEWEST)
-
-        self.writer.submit(written)
+        self.writer.submit(lambda: self.setting.put(folder, contents, keep))
         self.saved_at = time.monotonic()
 
     def close(self) -> None:
@@ -308,6 +298,9 @@ class _Session:
             if event.event not in self.said:
                 self.said.add(event.event)
                 self.ledger.untold.append(event)
+
+    def _at(self, phase: str) -> None:
+        self.setting.watch.at(f"{phase} (stage {self.stage.name}, update {self.trainee.progress.step})")
 
     def _tell(self, loss: Mapping[str, float], *, samples_per_s: float = 0.0, ended: bool = False) -> None:
         progress = self.trainee.progress

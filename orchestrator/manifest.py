@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.row import Source, Stamped
-from orchestrator.files import sha256_of, sync_folder
+from orchestrator.files import replace, sha256_of
 from orchestrator.identity import digest, plain
 
 SCHEMA_VERSION = 2
@@ -120,9 +120,16 @@ class Manifest:
         """The manifest in ``folder``. Raises :class:`ShardError`."""
         path = folder / MANIFEST
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            return cls.of(path.read_bytes(), path)
         except FileNotFoundError as error:
             raise ShardError(f"{path} is missing: nothing is ingested there, or not to the end; ingest it") from error
+
+    @classmethod
+    def of(cls, text: bytes, path: Path) -> Manifest:
+        """The manifest that ``text`` is; ``path`` is where it was read. Raises :class:`ShardError`."""
+        folder = path.parent
+        try:
+            data = json.loads(text)
         except ValueError as error:
             raise ShardError(f"{path} is not JSON ({error}); ingest {folder.name} again") from error
         found = data.get("schema") if isinstance(data, dict) else None
@@ -200,13 +207,7 @@ def summary(manifest: Manifest) -> str:
 
 def put(path: Path, data: bytes | memoryview) -> None:
     """Write a file in one piece: it is there whole or not at all, and mapped readers keep the one they opened."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    sync_folder(path.parent)
+    replace(path, data, draft=path.with_name(f"{path.name}.{os.getpid()}.tmp"))
 
 
 def _listed(counts: Mapping[str, int]) -> str:

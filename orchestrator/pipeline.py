@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +17,16 @@ from torch import nn
 from models.batch import Batch
 from orchestrator import checkpoint
 from orchestrator.batches import Samples, TrainingData, chosen_buckets, samples_of
+from orchestrator.content import open_shards
 from orchestrator.evaluate import evaluate
 from orchestrator.execution import Execution
 from orchestrator.files import write_json
+from orchestrator.gate import GateNotMet, check_gate
 from orchestrator.identity import digest, fingerprint, plain
 from orchestrator.imported import load_imported
-from orchestrator.loop import Setting, Watch, train_stage
+from orchestrator.live import Watch
+from orchestrator.loop import Setting, train_stage
+from orchestrator.machine import Machine
 from orchestrator.order import Step
 from orchestrator.plan import Imported, PlanError, Recipe, Stage, StartFrom
 from orchestrator.preflight import Found, Preflight, PreflightError
@@ -32,47 +36,16 @@ from orchestrator.preflight.machine import check_resources
 from orchestrator.preflight.model import Trial, check_effective, check_gradients
 from orchestrator.preflight.plan import check_headroom, check_settings, check_start, restores
 from orchestrator.progress import Progress
-from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
 from orchestrator.store import Record, Store
 from orchestrator.trained import fits_of
+from orchestrator.trying import Trying
+from orchestrator.turn import Leased, turn
 from orchestrator.weights import load_judged
 from orchestrator.worn_anew import WornAnew
 
 TRIED = 16  # samples of the first step that preflight takes gradients of
 RECORDED_VERSIONS = ("plumbline", "torch", "ray", "numpy", "pyarrow", "opencv-python-headless")
-
-
-class GateNotMet(RuntimeError):
-    """A stage finished, but not well enough for the next one to be worth its hours."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What this process computes with."""
-
-    ranks: Ranks
-    device: torch.device
-    precision: str
-
-    @staticmethod
-    def of(execution: Execution, ranks: Ranks) -> Machine:
-        """The device and precision that ``execution`` asks for, or that this machine offers where it says auto."""
-        name = execution.device if execution.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        if name == "cuda" and not torch.cuda.is_available():
-            raise PlanError("--device cuda: no CUDA device is visible here; use --device auto or cpu")
-        device = torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
-        precision = execution.precision if execution.precision != "auto" else ("bf16" if name == "cuda" else "fp32")
-        return Machine(ranks=ranks, device=device, precision=precision)
-
-    def place(self, task: nn.Module) -> nn.Module:
-        """``task`` on the device, its kernels channels last, which both CPU and GPU convolve faster."""
-        return task.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def train_recipe(
@@ -84,20 +57,22 @@ def train_recipe(
     Returns False when a stop was asked for: the same call then goes on where it was. Raises :class:`GateNotMet`,
     :class:`orchestrator.preflight.PreflightError`, :class:`orchestrator.plan.PlanError` and what the loop raises.
     """
-    opened = {name: Shards.open(folder, verify=True) for name, folder in shards.items()}
-    contents = {name: each.manifest.content for name, each in opened.items()}
+    opened, contents = open_shards(store, shards, machine.ranks)
     stages = [stage for stage in recipe.stages if not only or stage.name in only]
     checked: Preflight | None = None
     for stage in stages:
         folder = store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents))
-        record = store.read(folder)
+        with turn(store, folder, stage.name, machine.ranks, watch) as its:
+            record = its.record
+            if its.watch:
+                checked = checked or check_data(recipe, stages, opened, Preflight(accept=execution.accept))
+                run = StageRun(
+                    recipe, stage, store, opened, contents, execution, machine, its.watch, checked.followed()
+                )
+                record = run.train(folder)
         if record is None:
-            checked = checked or check_data(recipe, stages, opened, Preflight(accept=execution.accept))
-            run = _StageRun(recipe, stage, store, opened, contents, execution, machine, watch, checked.followed())
-            record = run.train(folder)
-            if record is None:
-                return False
-        else:
+            return False
+        if not its.watch:
             watch.tell({"stage": stage.name, "skipped_stage": True, "validation": dict(record.metrics)})
         check_gate(stage, record, folder)
     return True
@@ -112,8 +87,7 @@ def check_recipe(
     Checks go on after a refusal where they can. A stage whose parent has no record yet is checked with random weights,
     and its floor is not.
     """
-    opened = {name: Shards.open(folder, verify=True) for name, folder in shards.items()}
-    contents = {name: each.manifest.content for name, each in opened.items()}
+    opened, contents = open_shards(store, shards, machine.ranks)
     stages = [stage for stage in recipe.stages if not only or stage.name in only]
     checked = Preflight(accept=execution.accept, collect=True)
     try:
@@ -123,7 +97,7 @@ def check_recipe(
     yield "data", checked
     for stage in stages:
         preflight = checked.followed()
-        run = _StageRun(recipe, stage, store, opened, contents, execution, machine, watch, preflight)
+        run = StageRun(recipe, stage, store, opened, contents, execution, machine, Leased(watch), preflight)
         with suppress(PreflightError):
             run.check(store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents)))
         yield stage.name, preflight
@@ -140,23 +114,13 @@ def check_data(
     return preflight
 
 
-def check_gate(stage: Stage, record: Record, folder: Path) -> None:
-    """Raise :class:`GateNotMet` if the stage's result is below a gate of its plan."""
-    for name, floor in stage.gate.items():
-        if not record.metrics[name] >= floor:
-            raise GateNotMet(
-                f"stage {stage.name!r} reached {name}={record.metrics[name]:.4f}, below its gate of {floor:.4f}; "
-                f"its weights are in {folder}. Lower the gate or change the stage, then run again."
-            )
-
-
 def stage_seed(recipe: Recipe, stage: Stage) -> int:
     """The seed of everything random in a stage; other stages and other seeds have nothing in common with it."""
     return int(digest([recipe.seed, stage.name])[:7], 16)
 
 
 @dataclass(frozen=True)
-class _StageRun:
+class StageRun:
     """One stage on its way to a record."""
 
     recipe: Recipe
@@ -166,8 +130,9 @@ class _StageRun:
     contents: Mapping[str, str]
     execution: Execution
     machine: Machine
-    watch: Watch
+    watch: Leased
     preflight: Preflight
+    trying: Trying | None = None
 
     def train(self, folder: Path) -> Record | None:
         """Train to the end and record it; None when a stop was asked for."""
@@ -185,9 +150,15 @@ class _StageRun:
             return None
         if machine.ranks.first:
             self._judge_start(progress.baseline)  # a run that was interrupted did so before
+            self.watch.check()
             self.store.write(folder, self._record(folder, progress, parent))
         machine.ranks.wait()
-        return self.store.read(folder)
+        return self.store.find(folder)
+
+    def look(self, folder: Path) -> None:
+        """What :meth:`train` checks before the first step, on the weights it would begin with."""
+        _, start = self._parent()
+        self._check(folder, self._task(start), *self._data())
 
     def check(self, folder: Path) -> None:
         """Every check of :meth:`train`, and none of its steps."""
@@ -211,7 +182,8 @@ class _StageRun:
         torch.manual_seed(stage_seed(self.recipe, stage))
         task: nn.Module = self.recipe.task.build()  # type: ignore[assignment]
         if start is not None and stage.start_from is not None:
-            load_judged(task, start, fits_of(self.recipe), stage.start_from.parts)
+            read = self.trying.read if self.trying else checkpoint.read
+            load_judged(task, start, fits_of(self.recipe), stage.start_from.parts, read=read)
         elif isinstance(stage.start_from, Imported):
             self.preflight.run("hashes", lambda: load_imported(task, stage, self.recipe))
         return self.machine.place(task)
@@ -225,7 +197,8 @@ class _StageRun:
         run("settings", lambda: check_settings(
             stage, recipe, steps=total, samples=data.samples.sizes, draws=data.draws))  # fmt: skip
         run("resources", lambda: check_resources(
-            stage, task, folder, smallest_step=min(len(step.samples) for step in steps), ranks=machine.ranks.count,
+            stage, task, folder, smallest_step=min(len(step.samples) for step in steps),
+            ranks=max(machine.ranks.count, self.execution.workers),
         ))  # fmt: skip
         run("frames", lambda: check_frames(task, recipe, widths_met(data.buckets, sets), machine.device))
         batch = data.batch_of(Step(steps[0].samples[:TRIED], steps[0].width))
@@ -250,14 +223,16 @@ class _StageRun:
         if parent is None or not isinstance(self.stage.start_from, StartFrom):
             return None, None
         folder = self.store.folder(self.recipe.name, parent.name, fingerprint(self.recipe, parent, self.contents))
-        record = self.store.read(folder)
+        record = self.store.find(folder)
         if record is None:
             raise PlanError(
                 f"stage {self.stage.name!r} starts from {parent.name!r}, which has no record in {folder}; "
                 f"train it first: --stage {parent.name}, or --stage all"
             )
         check_gate(parent, record, folder)
-        return record, folder / (record.last if self.stage.start_from.which == "last" else record.checkpoint)
+        wanted = record.last if self.stage.start_from.which == "last" else record.checkpoint
+        self.store.origin.fetch_stage(folder, checkpoints=[Path(wanted).name])
+        return record, folder / wanted
 
     def _data(self) -> tuple[TrainingData, dict[str, Samples]]:
         recipe, stage, machine = self.recipe, self.stage, self.machine
@@ -283,12 +258,21 @@ class _StageRun:
             )  # fmt: skip
             return metrics | {score.name: score.of(metrics).value for score in self.stage.scores}
 
+        def put(place: Path, contents: checkpoint.Contents, keep: Sequence[str]) -> None:
+            self.watch.check()
+            checkpoint.put(place, contents, keep)
+            self.store.origin.publish_stage(folder)
+
         forward: Callable[[Batch], Any] = torch.compile(task) if self.execution.compile else task
+        trying = self.trying
         return Setting(
             folder=folder, fits=fits_of(self.recipe), seed=stage_seed(self.recipe, self.stage), device=machine.device,
             autocast=machine.autocast, symbols=self.recipe.alphabet.symbols,  # type: ignore[attr-defined]
-            evaluate=measure, forward=forward, ranks=machine.ranks, watch=self.watch,
+            evaluate=trying.measured(self.stage, folder, measure) if trying else measure,
+            forward=forward, ranks=machine.ranks, watch=self.watch,
             checkpoint_every_s=self.execution.checkpoint_every_s, judge_start=self._judge_start,
+            put=put,
+            until=trying.until if trying else 0,
         )  # fmt: skip
 
     def _record(self, folder: Path, progress: Progress, parent: Record | None) -> Record:
@@ -308,6 +292,7 @@ class _StageRun:
         }  # fmt: skip
         used = torch.cuda.get_device_name() if self.machine.device.type == "cuda" else platform.machine()
         execution = asdict(self.execution) | {"device_used": used, "precision_used": self.machine.precision}
+        execution |= self.machine.where
         return Record(
             recipe=self.recipe.name, stage=self.stage.name, fingerprint=folder.name.rpartition("-")[2],
             checkpoint=result["checkpoint"], best=best, last=name_of(progress.step), metrics=result["metrics"],
@@ -317,4 +302,5 @@ class _StageRun:
             effective=self.preflight.facts.get("effective", {}), preflight=tuple(self.preflight.lines),
             accepted=dict(self.preflight.accepted), warnings=tuple(self.preflight.warnings),
             ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            trial=dict(self.trying.origin) if self.trying else {},
         )  # fmt: skip

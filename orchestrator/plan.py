@@ -19,11 +19,13 @@ from orchestrator.kinds import AlphabetLike, Fingerprinted, ScheduleLike, Source
 from orchestrator.limits import PlanError, at_least, within
 from orchestrator.objective import Adversary, Optim, Term
 from orchestrator.schedule import Constant, Cosine, OneCycle, StepDown
+from orchestrator.search import Asha, Median, Search
 from orchestrator.start import Imported, StartFrom
 from orchestrator.wear import Wear
 
 __all__ = [
     "Adversary",
+    "Asha",
     "Augment",
     "Balance",
     "Best",
@@ -34,12 +36,14 @@ __all__ = [
     "Expression",
     "Imported",
     "LossBalance",
+    "Median",
     "Mining",
     "Mix",
     "OneCycle",
     "Optim",
     "PlanError",
     "Recipe",
+    "Search",
     "Stage",
     "StartFrom",
     "StepDown",
@@ -154,6 +158,7 @@ class Stage:
         scores: validation metrics made of others, which ``best`` and the like may name.
         freeze_norm: batch norm uses the statistics it came with, also in the parts that learn.
         wear: training lines are worn anew in every epoch; None learns from the damage that is stored.
+        search: the stage is swept, and the winner's settings are its own; no part of its identity, which they are.
     """
 
     name: str
@@ -181,6 +186,7 @@ class Stage:
     scores: tuple[Expression, ...] = ()
     freeze_norm: bool = False
     wear: Wear | None = None
+    search: Search | None = None
 
     def __post_init__(self) -> None:
         where = f"stage {self.name!r}"

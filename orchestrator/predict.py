@@ -4,7 +4,9 @@ RESULTS/
     predictions.json    what was read in each image, what was not and why, and what the frames of each track agree on
     ...png              each image restored, at the same place as in the folder it came from
 
-A recipe that restores lines of documents restores pages too: in tiles, at their own size, without reading them.
+Where the plan knows layouts, ``text`` stays what was really read, and ``text_constrained`` beside it is the likeliest
+that a layout allows; a track votes on both. A recipe that restores lines of documents restores pages too: in tiles, at
+their own size, without reading them.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from models.metrics.plates import vote
 from orchestrator.files import write_json
 from orchestrator.pages import is_page, restore_page
 from orchestrator.pictures import Picture, Pictures, targets
-from orchestrator.reader import Reader, Restoration, read_images, restore_images
+from orchestrator.reader import Allowed, Reader, Restoration, read_images, restore_images
 
 RESULTS = "predictions.json"
 PASSED_SHOWN = 5
@@ -68,7 +70,7 @@ def restore_pictures(
     to.mkdir(parents=True, exist_ok=True)
     found = pictures.found
     places = targets(found, to, ours=_written_before(to))
-    shown = _Lines.of(found, as_json=as_json, long=isinstance(reader.recipe.image, LineSpec))
+    shown = _Lines.of(found, reader, as_json=as_json)
     images: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
     results = _results(reader, [picture.path for picture in found], pages=pages, flip_vote=flip_vote)
@@ -157,7 +159,16 @@ def _told(picture: Picture, result: Restoration | RestoredPage, target: Path) ->
         return {**told, "tiles": result.tiles}
     return {
         **told, "text": result.reading.text, "confidence": round(result.reading.confidence, 6),
-        "confidences": [round(sure, 6) for sure in result.confidences],
+        "confidences": [round(sure, 6) for sure in result.confidences], **_told_allowed(result.allowed),
+    }  # fmt: skip
+
+
+def _told_allowed(allowed: Allowed | None) -> dict[str, Any]:
+    if allowed is None:
+        return {}
+    return {
+        "text_constrained": allowed.text, "confidence_constrained": round(allowed.confidence, 6),
+        "confidences_constrained": [round(sure, 6) for sure in allowed.confidences],
     }  # fmt: skip
 
 
@@ -165,27 +176,39 @@ def _tracks(images: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """What the frames of each track agree on; its confidence is the mean of those of its characters."""
     for name in dict.fromkeys(image["track"] for image in images if "track" in image and "text" in image):
         frames = [image for image in images if image.get("track") == name and "text" in image]
-        text, sure = vote([(frame["text"], frame["confidences"]) for frame in frames])
-        yield {
-            "track": name, "frames": len(frames), "text": text,
-            "confidence": round(float(np.mean(sure)), 6) if sure else 0.0,
-            "confidences": [round(each, 6) for each in sure],
-        }  # fmt: skip
+        kinds = ("", "_constrained") if "text_constrained" in frames[0] else ("",)
+        votes = [_vote(frames, kind) for kind in kinds]
+        yield {"track": name, "frames": len(frames)} | {key: value for each in votes for key, value in each.items()}
+
+
+def _vote(frames: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Any]:
+    text, sure = vote([(frame[f"text{kind}"], frame[f"confidences{kind}"]) for frame in frames])
+    return {
+        f"text{kind}": text, f"confidence{kind}": round(float(np.mean(sure)), 6) if sure else 0.0,
+        f"confidences{kind}": [round(each, 6) for each in sure],
+    }  # fmt: skip
 
 
 @dataclass
 class _Lines:
-    """A table that grows line by line, or a JSON object a line; ``long`` texts stand at the end of their line."""
+    """A table that grows line by line, or a JSON object a line; ``long`` texts stand at the end of their line.
+
+    ``layouts``: beside what was read stands what a layout allows.
+    """
 
     width: int
     as_json: bool
     long: bool = False
+    layouts: bool = False
     within: str = ""
 
     @staticmethod
-    def of(pictures: Sequence[Picture], *, as_json: bool, long: bool = False) -> _Lines:
+    def of(pictures: Sequence[Picture], reader: Reader, *, as_json: bool) -> _Lines:
         names = [str(picture.path) for picture in pictures] + [picture.track for picture in pictures]
-        return _Lines(width=max(map(len, names), default=0), as_json=as_json, long=long)
+        return _Lines(
+            width=max(map(len, names), default=0), as_json=as_json, long=isinstance(reader.recipe.image, LineSpec),
+            layouts=reader.constrained is not None,
+        )  # fmt: skip
 
     def image(self, told: Mapping[str, Any]) -> None:
         self._row("image", told, told["source"], f"{told['width']}x{told['height']}", told["picture"])
@@ -199,16 +222,21 @@ class _Lines:
             return
         if self.within != kind:
             gap, second, last = ("\n", "frames", "") if kind == "track" else ("", "size", "picture")
-            print(gap + self._line(kind, second, "text", "sure", "least sure", last))
+            print(gap + self._line(kind, second, ("text", "by layout"), "sure", "least sure", last))
         self.within = kind
         if "text" not in told:
-            print(self._line(name, size, "", "", f"{told['tiles']} tiles", picture))
+            print(self._line(name, size, ("", ""), "", f"{told['tiles']} tiles", picture))
             return
-        print(self._line(name, size, told["text"], f"{told['confidence']:.3f}", _least_sure(told), picture))
+        texts = told["text"], told.get("text_constrained", "")
+        print(self._line(name, size, texts, f"{told['confidence']:.3f}", _least_sure(told), picture))
 
-    def _line(self, name: str, size: str, text: str, sure: str, least: str, picture: str) -> str:
+    def _line(self, name: str, size: str, texts: tuple[str, str], sure: str, least: str, picture: str) -> str:
+        text, allowed = texts
         facts = f"{sure:>6s}  {least:12s} {picture}"
-        line = f"{facts:46s} {text}" if self.long else f"{text:10s} {facts}"
+        if self.long:
+            line = f"{facts:46s} {text}"
+        else:
+            line = f"{text:10s} {allowed:10s} {facts}" if self.layouts else f"{text:10s} {facts}"
         return f"{name:{self.width}s}  {size:>9s}  {line}".rstrip()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import torch
@@ -16,10 +16,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This worker's place among ``count`` workers that train together."""
+    """This worker's place among ``count`` workers that train together.
+
+    Attributes:
+        nodes: the name of each rank's machine, where somebody told.
+    """
 
     rank: int = 0
     count: int = 1
+    nodes: tuple[str, ...] = ()
 
     @staticmethod
     def of_process_group() -> Ranks:
@@ -27,6 +32,10 @@ class Ranks:
         if not (distributed.is_available() and distributed.is_initialized()):
             return Ranks()
         return Ranks(distributed.get_rank(), distributed.get_world_size())
+
+    def on(self, node: str) -> Ranks:
+        """The same place, knowing where every rank is. All ranks have to say where they are."""
+        return replace(self, nodes=tuple(self.gather(node)))
 
     @property
     def first(self) -> bool:

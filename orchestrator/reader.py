@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from datasets.line_image import LineSpec
 from datasets.pair_image import PairSpec
 from datasets.row import BadImage
 from models.batch import Batch, Read, Restored
-from models.decoding import greedy_texts
+from models.decoding import confidence, greedy_texts
 from models.text import Alphabet, Frames
+from orchestrator.constrained import BEAM, Constrained, layouts_of_plan
 from orchestrator.evaluate import Reading, read_of
 from orchestrator.pipeline import Machine
 from orchestrator.plan import Recipe
@@ -48,6 +50,12 @@ class Reader:
     @property
     def frames(self) -> Frames:
         return self.recipe.task.frames  # type: ignore[return-value]
+
+    @cached_property
+    def constrained(self) -> Constrained | None:
+        """What the layouts of the plan's own plates allow; none where its sources tell no layouts."""
+        layouts = layouts_of_plan(self.recipe)
+        return Constrained.by(layouts, self.alphabet, beam=BEAM) if layouts else None
 
 
 def open_reader(place: Path, machine: Machine) -> Reader:
@@ -81,12 +89,25 @@ class Restoration:
     Attributes:
         size: height and width of the image as it came.
         picture: ``(h, w, 3)`` RGB or ``(h, w, 1)`` grey uint8, without what was padding.
-        confidences: one for each character of the reading, 0 to 1.
+        reading: what was really read.
+        confidences: one for each character of it, 0 to 1.
+        allowed: the likeliest reading that the plan's layouts allow, empty where none is possible; none without
+            layouts.
     """
 
     size: tuple[int, int]
     picture: np.ndarray
     reading: Reading
+    confidences: tuple[float, ...]
+    allowed: Allowed | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowed:
+    """A reading that a layout allows: its probability as a whole, and of each character."""
+
+    text: str
+    confidence: float
     confidences: tuple[float, ...]
 
 
@@ -111,11 +132,25 @@ def restorations_of(reader: Reader, originals: Sequence[np.ndarray], batch: Batc
     readings = read_of(batch, read, reader.alphabet)
     return [
         Restoration(
-            size=(original.shape[0], original.shape[1]), reading=reading, confidences=confidences,
+            size=(original.shape[0], original.shape[1]), reading=reading, confidences=confidences, allowed=allowed,
             picture=np.ascontiguousarray(_cut(spec, array, *original.shape[:2])),
         )
-        for original, array, reading, confidences in zip(originals, arrays, readings, sure, strict=True)
+        for original, array, reading, confidences, allowed in zip(
+            originals, arrays, readings, sure, _allowed(reader, read), strict=True
+        )
     ]  # fmt: skip
+
+
+def _allowed(reader: Reader, read: Read) -> Sequence[Allowed | None]:
+    """What the layouts allow of each image; no image says which of them it has."""
+    if reader.constrained is None:
+        return [None] * len(read.logits)
+    found = reader.constrained.readings(read, [{}] * len(read.logits))
+    exact = confidence(read.logits, read.frames, [reader.alphabet.encode(each.text) for each in found]).tolist()
+    return [
+        Allowed(text=each.text, confidence=sure if each.text else 0.0, confidences=each.confidences)
+        for each, sure in zip(found, exact, strict=True)
+    ]
 
 
 def _cut(spec: PairSpec | LineSpec, array: np.ndarray, height: int, width: int) -> np.ndarray:

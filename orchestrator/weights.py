@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,10 @@ def restore(trainee: Trainee, contents: Contents) -> None:
     load_parts(trainee.task, contents, "weights")
     if trainee.averaged is not None:
         load_parts(trainee.averaged, contents, "averaged")
-    checkpoint.load_optimizer(trainee.optimizer, contents.tensors["optimizer"], trainee.names)
     trainee.progress = Progress.of(contents.progress)
+    checkpoint.load_optimizer(
+        trainee.optimizer, contents.tensors.get("optimizer", {}), trainee.names, updates=trainee.progress.step
+    )
     if trainee.difficulty is not None:
         arrays = {name: tensor.numpy() for name, tensor in contents.tensors.get("mining", {}).items()}
         try:
@@ -44,9 +46,12 @@ def restore(trainee: Trainee, contents: Contents) -> None:
             raise CheckpointError(str(error)) from error
 
 
-def load_judged(task: nn.Module, folder: Path, fits: Mapping[str, Any], parts: Sequence[str] = ()) -> None:
+def load_judged(
+    task: nn.Module, folder: Path, fits: Mapping[str, Any], parts: Sequence[str] = (), *,
+    read: Callable[[Path], Contents] = checkpoint.read,
+) -> None:  # fmt: skip
     """Load the validated weights of a checkpoint: the averaged ones where there are any. Strict in every tensor."""
-    contents = checkpoint.read(folder)
+    contents = read(folder)
     checkpoint.refuse_unfit(contents.fits, fits, folder)
     averaged = any(name.startswith("averaged.") for name in contents.tensors)
     load_parts(task, contents, "averaged" if averaged else "weights", parts or None)

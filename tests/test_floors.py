@@ -20,17 +20,24 @@ ONLY_STANDARD_LIBRARY = ("models/text.py", "orchestrator/journal.py")  # ingest 
 FLOORS = (  # of the orchestrator's files and packages; each may import those of its own floor and below
     "plan kinds curriculum objective start limits schedule override identity store order mining progress files"
     " execution journal live events events_adversary events_validation events_clock balance expressions"
-    " wear",
-    "labels manifest mapped shards prepare pictures worn_anew",  # shards, without Torch
-    "ranks checkpoint weights heard players gradients update measured moving ledger pace augment augment_pairs"
-    " prefetch collated batches loop evaluate_restored evaluate_lines evaluate_pages evaluate evaluate_plates"
-    " evaluate_documents preflight imported pipeline trained reader score pages predict export report failures",
-    "cluster ingest worker sweep tracking console",
-    "run options commands recipes",
+    " lease redact environment"
+    " search adoption"
+    " wear"
+    " pulse",
+    "labels manifest mapped shards prepare pictures worn_anew"  # shards, without Torch
+    " remote claims cache sound working_copy fetched bring",
+    "ranks turn gate content"
+    " checkpoint weights heard players gradients update measured moving ledger pace augment augment_pairs"
+    " prefetch collated batches loop"
+    " evaluate_restored evaluate_lines evaluate_pages evaluate constrained evaluate_plates evaluate_documents"
+    " machine preflight imported pipeline trained reader score pages predict export report failures"
+    " trying trials",
+    "cluster places groups ingest worker relay sources sweep tracking console",
+    "run options commands commands_train commands_sweep recipes",
 )
 FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 ONLY_THERE = {  # library -> the only files of the orchestrator that may import it
-    "ray": {"ingest", "worker", "cluster", "sweep", "tracking"},
+    "ray": {"ingest", "worker", "cluster", "places", "groups", "sweep", "tracking"},
     "mlflow": {"tracking"},
     "tensorboardX": {"tracking"},
     "optuna": {"sweep"},

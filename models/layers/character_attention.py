@@ -82,7 +82,7 @@ class CharacterLevel(nn.Module):
 
 def level_size(size: Sequence[int], scale: float) -> tuple[int, int]:
     """Height and width of a level; at least 1, so that no plate is too small for any scale."""
-    height, width = (max(1, round(side * scale)) for side in size)
+    height, width = (max(1, round(int(side) * scale)) for side in size)
     return height, width
 
 

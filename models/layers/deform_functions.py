@@ -45,6 +45,8 @@ def dense(x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, points
         weight = weight.to(x.dtype)
         if plain := _plain(backend):
             return _convolved(x, offset, mask, weight, points, plain)
+        if backend == "torch" and mask is None and offset.shape[1] == 1:
+            return _Mixed.apply(x, offset, weight, points)
         return _Dense.apply(x, offset, mask, weight, points, sampler(backend))
 
 
@@ -119,6 +121,36 @@ class _Dense(torch.autograd.Function):
         return to_x, to_offset, to_mask, to_weight, None, None
 
 
+class _Mixed(torch.autograd.Function):
+    """DCNv1 in one group by plain Torch, a few images at a time; in half precision it is computed in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, offset: Tensor, weight: Tensor, points: Points) -> Tensor:
+        ctx.save_for_backward(x, offset, weight)
+        ctx.points = points
+        wide = weight.to(deform_torch.at_least_float32(weight.dtype))
+        parts = [
+            deform_torch.mixed(x[some].to(wide.dtype).contiguous(), offset[some], wide, points).to(x.dtype)
+            for some in _portions(x, offset, times=len(points))
+        ]
+        return _joined(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, offset, weight = ctx.saved_tensors
+        wide = weight.to(deform_torch.at_least_float32(weight.dtype))
+        to_x, to_offset, to_weight = torch.empty_like(x), torch.empty_like(offset), torch.zeros_like(wide)
+        with torch.autocast(grad.device.type, enabled=False):
+            for some in _portions(x, offset, times=len(ctx.points)):
+                down, image = grad[some].to(wide.dtype).contiguous(), x[some].to(wide.dtype).contiguous()
+                to_x[some], to_offset[some], part = deform_torch.mixed_backward(
+                    down, image, offset[some], wide, ctx.points
+                )
+                to_weight += part
+        return to_x, to_offset, to_weight.to(weight.dtype), None
+
+
 def _convolved(
     x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, points: Points, gather: Gather
 ) -> Tensor:
@@ -136,10 +168,14 @@ def _matrix(weight: Tensor, k: int) -> Tensor:
     return weight.flatten(2)[:, :, k, None, None]
 
 
-def _portions(x: Tensor, offset: Tensor, *, whole: bool = False) -> Iterator[slice]:
-    """All images in turn; on CPU, unless ``whole``, so few at a time as stay in the cache and keep the threads busy."""
+def _portions(x: Tensor, offset: Tensor, *, whole: bool = False, times: int = 1) -> Iterator[slice]:
+    """All images in turn; on CPU, unless ``whole``, so few at a time as stay in the cache and keep the threads busy.
+
+    Args:
+        times: as many numbers are at work as an image has, and as many pieces that threads can share.
+    """
     images = x.shape[0]
-    few = max(AT_ONCE // x[0].numel(), math.ceil(2 * torch.get_num_threads() / offset.shape[1]))
+    few = max(AT_ONCE // (times * x[0].numel()), math.ceil(2 * torch.get_num_threads() / (times * offset.shape[1])))
     step = images if whole or x.device.type != "cpu" else few
     for start in range(0, images, step):
         yield slice(start, start + step)

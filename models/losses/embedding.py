@@ -15,6 +15,7 @@ from models.collective import rows_of_ranks
 from models.mean import Mean, mean_of
 from models.tensors import wide
 
+AT_ONCE = 64  # plates compared with all others at a time: bounds the memory
 CLOSEST = 1e-12  # square distance below which the root's gradient is cut: it is infinite at 0
 
 
@@ -23,8 +24,8 @@ class EmbeddingTerm:
     """``D(i, i)^2 + mean_j max(margin - D(i, j), 0)^2``, macro over plates.
 
     ``D(i, j)`` is the Euclidean distance between the restored image of plate ``i`` and the clean image of plate ``j``
-    as points on the unit sphere, 0 to 2. The mean is over the plates of the step with another text than ``i``,
-    those of all ranks while training.
+    as points on the unit sphere, 0 to 2. The mean is over the plates with another text than ``i``: in training those of
+    the step, of all ranks; in validation those of the whole set, however it falls into batches.
     Points are what the recogniser reads: :func:`points`. They need no network that would have to be trained first.
 
     Attributes:
@@ -44,21 +45,40 @@ class EmbeddingTerm:
             raise ValueError(f"{self}: dimension is at least 0, slots at least 1")
 
     def __call__(self, batch: Pair, out: Restored) -> Mean:
+        restored, clean, texts = self._points(batch, out)
+        if not restored.requires_grad:
+            return mean_of(self._costs(restored, clean, texts, clean, texts))
+        return mean_of(self._costs(restored, clean, texts, rows_of_ranks(clean), rows_of_ranks(texts)))
+
+    def compared(self, batch: Pair, out: Restored) -> tuple[Tensor, ...]:
+        """``(B, dimension)`` points of restored and clean images, and ``(B, L)`` texts."""
+        with torch.no_grad():
+            return self._points(batch, out)
+
+    def of_all(self, *rows: Tensor) -> Mean:
+        """The term over a whole set, each plate against all others of it."""
+        _, everyone, every_text = rows
+        portions = zip(*(each.split(AT_ONCE) for each in rows), strict=True)
+        costs = [self._costs(restored, clean, texts, everyone, every_text) for restored, clean, texts in portions]
+        return mean_of(torch.cat(costs))
+
+    def _points(self, batch: Pair, out: Restored) -> tuple[Tensor, Tensor, Tensor]:
         if out.clean is None:
             raise ValueError("EmbeddingTerm: the clean image was not read; the task must read the target too")
         with torch.autocast(out.read.logits.device.type, enabled=False):
             restored = self.embed(out.read)
             with torch.no_grad():
                 clean = self.embed(out.clean)
-            texts = labels_of(batch)
-            everyone, every_text = (
-                (rows_of_ranks(clean), rows_of_ranks(texts)) if restored.requires_grad else (clean, texts)
-            )
+        return restored, clean, labels_of(batch)
+
+    def _costs(self, restored: Tensor, clean: Tensor, texts: Tensor, everyone: Tensor, every_text: Tensor) -> Tensor:
+        """``(B,)`` what each plate costs, among ``(N, dimension)`` clean ones with ``(N, M)`` texts."""
+        with torch.autocast(restored.device.type, enabled=False):
             square = (restored[:, None] - everyone[None]).square().sum(dim=2)  # (B, N)
             other = differ(texts, every_text)
             near = (self.margin - square.clamp(min=CLOSEST).sqrt()).clamp(min=0).square()
             apart = near.where(other, 0).sum(dim=1) / other.sum(dim=1).clamp(min=1)
-            return mean_of((restored - clean).square().sum(dim=1) + apart)
+            return (restored - clean).square().sum(dim=1) + apart
 
     def embed(self, read: Read) -> Tensor:
         """``(B, dimension)`` points of length 1."""

@@ -75,8 +75,14 @@ def _infeasible(batch: Batch, out: Restored) -> Tensor:
     return not_spelled(batch, out.read)
 
 
+def _bad_image(batch: Batch, out: Restored) -> Tensor:
+    """The generator mixes no samples, so that these are the ones to blame: a recogniser that learns does mix them."""
+    images = [batch.image, out.image, *([batch.target] if isinstance(batch, Pair) else [])]
+    return torch.stack([~each.isfinite().flatten(1).all(dim=1) for each in images]).any(dim=0)
+
+
 def _nonfinite(batch: Batch, out: Restored) -> Tensor:
-    return not_finite(batch, out.read) | ~out.image.isfinite().flatten(1).all(dim=1)
+    return not_finite(batch, out.read) | _bad_image(batch, out)
 
 
 class Restorer(nn.Module):
@@ -95,6 +101,7 @@ class Restorer(nn.Module):
 
     watched: ClassVar[Mapping[str, Callable[[Batch, Restored], Tensor]]] = {
         "infeasible": _infeasible,
+        "nonfinite_image": _bad_image,
         "nonfinite": _nonfinite,
     }
     measures: ClassVar[str] = "restoration"

@@ -58,12 +58,15 @@ def _use(config: Mapping[str, Any]) -> list[str]:
     )
     if not config["onnx"]["made"]:
         return [f"No ONNX in this export: {config['onnx']['why']}.", project]
+    restores = "restored" in config["output"]
+    command = "python read.py --to restored plate.png" if restores else "python read.py word.png line.jpg"
+    python = 'reading, picture = Reader().restore("plate.png")' if restores else 'print(Reader().read("word.png").text)'
+    takes = "laid out as below" if restores else f"of any width that is a multiple of {config['width_multiple']}"
     return [
         "Without Plumbline: Python 3.10 or later with `numpy`, `onnxruntime` and `opencv-python-headless`.\n\n"
-        "```\npython read.py word.png line.jpg\n```\n\n"
-        '```python\nfrom read import Reader\n\nprint(Reader().read("word.png").text)\n```',
-        "With any ONNX runtime, in any language: `model.onnx` takes any number of images of any width that is a "
-        f"multiple of {config['width_multiple']}.\n\n"
+        f"```\n{command}\n```\n\n"
+        f"```python\nfrom read import Reader\n\n{python}\n```",
+        f"With any ONNX runtime, in any language: `model.onnx` takes any number of images {takes}.\n\n"
         + _table(("name", "what"), [*config["input"].items(), *config["output"].items()])
         + "\n\nA reading is the best class of each valid frame, equal neighbours made one, blanks dropped.",
         project,
@@ -107,12 +110,12 @@ def _metrics(config: Mapping[str, Any]) -> list[str]:
     sets: dict[str, dict[str, float]] = {}
     for name, value in metrics["validation"].items():
         source, _, metric = name.rpartition("/")
-        split = metrics["validation_splits"].get(source, "")
-        sets.setdefault(f"{source}/{split} (validation, which helped to choose these weights)", {})[metric] = value
+        of = f"{source}/{metrics['validation_splits'].get(source, '')}" if source else "all of validation by score"
+        sets.setdefault(f"{of} (validation, which helped to choose these weights)", {})[metric] = value
     sets |= metrics["evaluated"]
     for name, values in sets.items():
         rows = [
-            (metric, _number(value), str(_words(metric, values)), METRICS.get(metric.removeprefix("beam_"), ""))
+            (metric, _number(value), _words(metric, values), METRICS.get(metric.removeprefix("beam_"), ""))
             for metric, value in values.items()
             if metric != "n" and not metric.endswith(("_n", "_skipped"))
         ]
@@ -122,11 +125,11 @@ def _metrics(config: Mapping[str, Any]) -> list[str]:
     return [*blocks, "All against the ground-truth text; readings are greedy, `beam_` those of a prefix beam search."]
 
 
-def _words(metric: str, values: Mapping[str, float]) -> int:
-    """How many words a metric is over."""
+def _words(metric: str, values: Mapping[str, float]) -> str:
+    """How many words a metric is over; nothing for a score that is made of several metrics."""
     plain = metric.removeprefix("beam_")
-    own = values.get(f"{plain}_n", values.get(f"{plain.removesuffix('_accuracy_36')}_n"))
-    return int(own if own is not None else values["n"])
+    own = values.get(f"{plain}_n", values.get(f"{plain.removesuffix('_accuracy_36')}_n", values.get("n")))
+    return "" if own is None else str(int(own))
 
 
 def _data(data: Mapping[str, Any]) -> list[str]:
@@ -199,9 +202,12 @@ def _proof(config: Mapping[str, Any]) -> list[str]:
     ]
     if onnx["made"]:
         compared = onnx["compared"]
+        restores = "restored" in config["output"]
+        widths = f"at widths {', '.join(map(str, compared['widths']))} and " if not restores else "on "
+        mixed, what = ("", "images and logits") if restores else (" with mixed widths", "logits")
         lines.append(
-            f"model.onnx (opset {onnx['opset']}) against PyTorch at widths {', '.join(map(str, compared['widths']))} "
-            f"and batches of {compared['batches'][0]} to {compared['batches'][-1]} with mixed widths: logits at most "
+            f"model.onnx (opset {onnx['opset']}) against PyTorch {widths}"
+            f"batches of {compared['batches'][0]} to {compared['batches'][-1]}{mixed}: {what} at most "
             f"{compared['largest_difference']:.1e} apart"
         )
     return lines
@@ -210,7 +216,9 @@ def _proof(config: Mapping[str, Any]) -> list[str]:
 def _same(found: Mapping[str, Any]) -> str:
     furthest = found["largest_difference"]
     apart = f"at most {furthest:.1e} apart" if furthest else "identical"
-    return f"all {found['equal']} readings the same, logits {apart}"
+    levels = found.get("grey_levels")
+    pictures = f", restored pictures at most {levels} of 255 levels apart" if levels is not None else ""
+    return f"all {found['equal']} readings the same, logits {apart}{pictures}"
 
 
 def _case(case: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from datasets.pair_image import PairSpec
 from orchestrator.export.onnx import MULTIPLE
 from orchestrator.export.proof import ingested
 from orchestrator.identity import plain
@@ -33,16 +34,7 @@ def facts_of(trained: Trained) -> dict[str, Any]:
         "alphabet": asdict(alphabet),
         "frames": asdict(recipe.task.frames),  # type: ignore[call-overload]
         "fits": dict(trained.fits),
-        "input": {
-            "image": "float32 (batch, channels, height, width): pixel / 127.5 - 1, so black is -1 and white 1; "
-            "columns past an image's own width are -1",
-            "widths": "int64 (batch,): columns of each image before padding",
-        },
-        "width_multiple": MULTIPLE,
-        "output": {
-            "logits": "float32 (batch, frames, classes): class 0 is the CTC blank, class k is alphabet.symbols[k - 1]",
-            "frames": "int64 (batch,): valid frames of each image",
-        },
+        **tensors_of(image),
         "parts": list(trained.parts),
         "weights_sha256": trained.sha256,
         "averaged": trained.averaged,
@@ -52,6 +44,27 @@ def facts_of(trained: Trained) -> dict[str, Any]:
         "lineage": [_summary(record, recipe) for record in lineage(trained)],
         "data": data_of(trained),
         "versions": {"trained": dict(trained.record.versions) if trained.record else {}, "exported": _versions()},
+    }
+
+
+def tensors_of(image: Any) -> dict[str, Any]:
+    """What the network takes and gives, in words."""
+    logits = "float32 (batch, frames, classes): class 0 is the CTC blank, class k is alphabet.symbols[k - 1]"
+    pixel = "pixel / 127.5 - 1, so black is -1 and white 1"
+    if isinstance(image, PairSpec):
+        size = f"(batch, 3, {image.target_height}, {image.target_width})"
+        return {
+            "input": {"image": f"float32 (batch, 3, {image.height}, {image.width}), RGB: {pixel}"},
+            "width_multiple": 1,
+            "output": {"restored": f"float32 {size}, -1 to 1 as the input", "logits": logits},
+        }
+    return {
+        "input": {
+            "image": f"float32 (batch, channels, height, width): {pixel}; columns past an image's own width are -1",
+            "widths": "int64 (batch,): columns of each image before padding",
+        },
+        "width_multiple": MULTIPLE,
+        "output": {"logits": logits, "frames": "int64 (batch,): valid frames of each image"},
     }
 
 

@@ -1,4 +1,4 @@
-"""A network as ONNX, with any number of images of any width, and compared with the network before it is kept."""
+"""A network as ONNX, for any number of images, of any width where it reads lines; compared before it is kept."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.batch import BLACK, Batch, Read
+from datasets.line_image import LineSpec
+from datasets.pair_image import PairSpec
+from models.batch import BLACK, Batch, Read, Restored
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-INPUTS, OUTPUTS = ("image", "widths"), ("logits", "frames")
-OPSET = 17  # the oldest that has all these networks need
+NAMES = {  # inputs, outputs, and which of their axes are of any length
+    "reads": (("image", "widths"), ("logits", "frames"), {
+        "image": {0: "batch", 3: "width"}, "widths": {0: "batch"}, "logits": {0: "batch", 1: "time"},
+        "frames": {0: "batch"},
+    }),
+    "restores": (("image",), ("restored", "logits"), {name: {0: "batch"} for name in ("image", "restored", "logits")}),
+}  # fmt: skip
+OPSET = 17  # the oldest that has all these networks need; grid_sample came with 16
 TOLERANCE = 1e-4  # of an image's largest logit, at least of 1: float32 was seen to be 2.8e-4 off at logits of 20
 BATCHES = (1, 2, 3, 4, 5)
 MULTIPLE = 4  # images are padded to whole steps of this many columns
@@ -43,6 +51,30 @@ class ByTensors(nn.Module):
         return out.logits, out.frames
 
 
+class RestoresTensors(nn.Module):
+    """A task that restores plates, as a function of tensors alone."""
+
+    def __init__(self, task: nn.Module) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, 3, h, w)`` in, restored images ``(B, 3, s * h, s * w)`` and logits ``(B, T, K)`` out."""
+        widths = torch.full((image.shape[0],), image.shape[3], dtype=torch.long)
+        batch = Batch(image=image, widths=widths, tokens=widths[:, None], lengths=widths, counted=widths > 0, ids=())
+        out: Restored = self.task(batch)
+        return out.image, out.read.logits
+
+
+def by_tensors(task: nn.Module, image: Any) -> nn.Module:
+    """``task`` as what is exported of it, in eval mode."""
+    return (RestoresTensors if isinstance(image, PairSpec) else ByTensors)(task).eval()
+
+
+def _names(image: Any) -> tuple[tuple[str, ...], tuple[str, ...], Mapping[str, Mapping[int, str]]]:
+    return NAMES["restores" if isinstance(image, PairSpec) else "reads"]
+
+
 def missing_packages() -> tuple[str, ...]:
     return tuple(name for name in PACKAGES if importlib.util.find_spec(name) is None)
 
@@ -50,20 +82,20 @@ def missing_packages() -> tuple[str, ...]:
 def write_onnx(task: nn.Module, path: Path, *, image: Any) -> Mapping[str, Any]:
     """Write ``task``, on the CPU and in eval mode, to ``path``; says how, and how far it is from the task at most.
 
-    Both exporters of Torch are tried, the quicker first; what one writes is kept only if it gives the task's logits
-    at seven widths and five batch sizes.
+    Both exporters of Torch are tried, the quicker first; what one writes is kept only if it gives what the task gives,
+    at five batch sizes and, of lines, at seven widths.
 
     Args:
         image: the ImageSpec, which gives height, channels and the narrowest and widest image.
 
     Raises :class:`NotExported`.
     """
-    if hasattr(image, "scale"):
-        raise NotExported("a task that restores images is not written as ONNX; model.safetensors and `predict` have it")
+    if isinstance(image, LineSpec):
+        raise NotExported("a task that restores lines is not written as ONNX; model.safetensors and `predict` have it")
     missing = missing_packages()
     if missing:
         raise NotExported(f"this installation lacks {', '.join(missing)}: pip install 'plumbline[onnx]'")
-    network, reasons = ByTensors(task).eval(), []
+    network, reasons = by_tensors(task, image), []
     for exporter, dynamo in (("TorchScript", False), ("torch.export", True)):
         try:
             _write(network, path, image=image, dynamo=dynamo)
@@ -75,26 +107,34 @@ def write_onnx(task: nn.Module, path: Path, *, image: Any) -> Mapping[str, Any]:
 
 
 def compare(network: nn.Module, path: Path, *, image: Any) -> Mapping[str, Any]:
-    """How far ONNX Runtime's logits are from the network's on noise. Raises :class:`NotExported` where too far."""
+    """How far ONNX Runtime's outputs are from the network's on noise. Raises :class:`NotExported` where too far."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     draw = torch.Generator().manual_seed(0)
     widths, furthest = widths_to_compare(image), 0.0
+    inputs, outputs, _ = _names(image)
     for width in widths:
         for batch in BATCHES:
-            pixels, valid = _noise(batch, width, image, draw)
+            given = _noise(batch, width, image, draw)
             with torch.inference_mode():
-                logits, frames = (out.numpy() for out in network(pixels, valid))
-            found = session.run(list(OUTPUTS), {"image": pixels.numpy(), "widths": valid.numpy()})
+                wanted = [out.numpy() for out in network(*given)]
+            found = session.run(list(outputs), {name: each.numpy() for name, each in zip(inputs, given, strict=True)})
             where = f"at width {width} and batch {batch}"
-            if found[0].shape != logits.shape or not np.array_equal(found[1], frames):
-                raise NotExported(f"{where} its logits are {found[0].shape}, the network's {logits.shape}")
-            apart, most = float(np.abs(found[0] - logits).max()), allowed(logits)
-            if not apart <= most:
-                raise NotExported(f"{where} its logits are {apart:.2g} from the network's; at most {most:.2g}")
-            furthest = max(furthest, apart)
+            for name, have, want in zip(outputs, found, wanted, strict=True):
+                furthest = max(furthest, _apart(f"{where} its {name}", have, want))
     return {"widths": list(widths), "batches": list(BATCHES), "largest_difference": furthest}
+
+
+def _apart(what: str, have: np.ndarray, want: np.ndarray) -> float:
+    """The largest difference. Raises :class:`NotExported` where it is too large, or the shapes are others."""
+    if have.shape != want.shape:
+        raise NotExported(f"{what} are {have.shape}, the network's {want.shape}")
+    apart = float(np.abs(have - want).max())
+    most = allowed(want) if want.dtype == np.float32 else 0.0
+    if not apart <= most:
+        raise NotExported(f"{what} are {apart:.2g} from the network's; at most {most:.2g}")
+    return apart
 
 
 def allowed(logits: np.ndarray) -> float:
@@ -103,30 +143,38 @@ def allowed(logits: np.ndarray) -> float:
 
 
 def widths_to_compare(image: Any) -> tuple[int, ...]:
-    """Seven padded widths, from the narrowest image to one that is wider than any."""
+    """Seven padded widths, from the narrowest image to one that is wider than any; plates are laid out to one."""
+    if isinstance(image, PairSpec):
+        return (image.width,)
     least, most = (-(-side // MULTIPLE) * MULTIPLE for side in (image.min_width, image.max_width))
     between = np.linspace(least, most, 6) // MULTIPLE * MULTIPLE
     return tuple(dict.fromkeys((least, *map(int, between), most, 2 * most)))
 
 
 def _write(network: nn.Module, path: Path, *, image: Any, dynamo: bool) -> None:
-    examples = _noise(3, 4 * widths_to_compare(image)[0], image, torch.Generator().manual_seed(0))
+    width = widths_to_compare(image)[0] if isinstance(image, PairSpec) else 4 * widths_to_compare(image)[0]
+    examples = _noise(3, width, image, torch.Generator().manual_seed(0))
+    inputs, outputs, free = _names(image)
     axes: dict[str, Any]
     if dynamo:
-        free = torch.export.Dim.DYNAMIC
-        axes = {"dynamic_shapes": ({0: free, 3: free}, {0: free}), "external_data": False}
+        shapes = tuple(dict.fromkeys(free[name], torch.export.Dim.DYNAMIC) for name in inputs)
+        axes = {"dynamic_shapes": shapes, "external_data": False}
     else:
-        names = {"image": {0: "batch", 3: "width"}, "widths": {0: "batch"}, "frames": {0: "batch"}}
-        axes = {"dynamic_axes": names | {"logits": {0: "batch", 1: "time"}}, "opset_version": OPSET}
+        axes = {"dynamic_axes": free, "opset_version": OPSET}
     with _quiet():
         torch.onnx.export(
             network, examples, str(path), dynamo=dynamo, verbose=False,
-            input_names=list(INPUTS), output_names=list(OUTPUTS), **axes,
+            input_names=list(inputs), output_names=list(outputs), **axes,
         )  # fmt: skip
 
 
-def _noise(batch: int, width: int, image: Any, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images ``(batch, C, H, width)`` of mixed valid widths ``(batch,)``, the first of them full, black past them."""
+def _noise(batch: int, width: int, image: Any, draw: torch.Generator) -> tuple[Tensor, ...]:
+    """Images ``(batch, C, H, width)`` of mixed valid widths ``(batch,)``, the first of them full, black past them.
+
+    Of plates no widths, for they are laid out whole.
+    """
+    if isinstance(image, PairSpec):
+        return (torch.rand(batch, image.channels, image.height, width, generator=draw) * 2 - 1,)
     valid = torch.randint(min(image.min_width, width), width + 1, (batch,), generator=draw)
     valid[0] = width
     pixels = torch.rand(batch, image.channels, image.height, width, generator=draw) * 2 - 1

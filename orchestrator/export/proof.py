@@ -10,13 +10,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
+from datasets.pair_image import PairSpec
 from datasets.rendered import RenderedWords
 from datasets.row import BadImage, SourceError
 from orchestrator.evaluate import read_of
@@ -25,7 +27,7 @@ from orchestrator.export.onnx import TOLERANCE, allowed
 from orchestrator.manifest import ShardError
 from orchestrator.pipeline import Machine
 from orchestrator.ranks import Ranks
-from orchestrator.reader import Reader, look_at, open_reader
+from orchestrator.reader import Reader, Restoration, look_at, open_reader, restore_images
 from orchestrator.shards import Shards
 from orchestrator.trained import Trained
 
@@ -49,6 +51,8 @@ reader, told, logits = read.Reader(), [], {{}}
 for i, path in enumerate(json.load(open(images))):
     try:
         scores = reader.logits(reader.prepare(read.load(path)))
+        if reader.restores:
+            logits["picture" + str(i)] = reader.restore(path)[1]
     except read.Refused as error:
         told.append(["", error.reason, 0.0])
         continue
@@ -61,18 +65,25 @@ json.dump(told, open(answers + ".json", "w"))
 """
 
 
+NOTHING = np.zeros((0, 0))
+
+
 class ExportError(RuntimeError):
     """An export that cannot be made, or that does not read as what it was made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What was read in one image: ``logits`` are ``(T, K)`` over its valid frames; or the ``reason`` of a refusal."""
+    """What was read in one image: ``logits`` are ``(T, K)`` over its valid frames; or the ``reason`` of a refusal.
+
+    ``picture`` is ``(h, w, 3)`` uint8 of the image restored, nothing where the network only reads.
+    """
 
     text: str
     reason: str
     confidence: float
     logits: np.ndarray
+    picture: np.ndarray = field(default_factory=lambda: NOTHING)
 
 
 def cpu() -> Machine:
@@ -87,11 +98,17 @@ def answers_of(reader: Reader, images: Iterable[Path]) -> list[Answer]:
         try:
             batch, out = look_at(reader, path)
         except BadImage as error:
-            answers.append(Answer(text="", reason=error.reason, confidence=0.0, logits=np.zeros((0, 0))))
+            answers.append(Answer(text="", reason=error.reason, confidence=0.0, logits=NOTHING))
             continue
         found = read_of(batch, out, reader.alphabet)[0]
-        logits = out.logits[0, : int(out.frames[0])].cpu().numpy()
-        answers.append(Answer(text=found.text, reason="", confidence=found.confidence, logits=logits))
+        logits, picture = out.logits[0, : int(out.frames[0])].cpu().numpy(), NOTHING
+        if isinstance(reader.recipe.image, PairSpec):
+            [(_, restored)] = restore_images(reader, [path])
+            assert isinstance(restored, Restoration)  # it was looked at a moment ago
+            picture = restored.picture
+        answers.append(
+            Answer(text=found.text, reason="", confidence=found.confidence, logits=logits, picture=picture)
+        )  # fmt: skip
     return answers
 
 
@@ -105,24 +122,27 @@ def answers_afresh(export: Path, images: Sequence[Path], scratch: Path, *, alone
     how = ["-I", "-B", "-c", ALONE] if alone else ["-m", "orchestrator.export.proof"]
     here = str(Path(__file__).parents[2])
     paths = {"PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # the last bits of a sum depend on how it is shared out
     done = subprocess.run(
         [sys.executable, *how, str(export), str(listed), str(answers)],
-        cwd=scratch, env=os.environ | ({} if alone else paths), capture_output=True, text=True, check=False,
+        cwd=scratch, env=os.environ | threads | ({} if alone else paths), capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         who = "read.py alone" if alone else "the project"
         said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         raise ExportError(f"{export}: {who}, started afresh, ended with {done.returncode}: {said[0]}")
     with np.load(f"{answers}.npz", allow_pickle=False) as kept:
-        return [
-            Answer(text=text, reason=reason, confidence=sure, logits=kept[str(i)] if not reason else np.zeros((0, 0)))
-            for i, (text, reason, sure) in enumerate(json.loads(Path(f"{answers}.json").read_text(encoding="utf-8")))
-        ]
+        arrays = dict(kept)
+    return [
+        Answer(text=text, reason=reason, confidence=sure, logits=arrays.get(str(i), NOTHING),
+               picture=arrays.get(f"picture{i}", NOTHING))
+        for i, (text, reason, sure) in enumerate(json.loads(Path(f"{answers}.json").read_text(encoding="utf-8")))
+    ]  # fmt: skip
 
 
 def compared(images: Sequence[Path], wanted: Sequence[Answer], found: Sequence[Answer], who: str) -> dict[str, Any]:
     """How many readings are equal and how far the logits are apart. Raises :class:`ExportError` on any that differs."""
-    furthest = 0.0
+    furthest, levels = 0.0, 0
     for path, want, have in zip(images, wanted, found, strict=True):
         if (want.text, want.reason) != (have.text, have.reason):
             raise ExportError(
@@ -135,8 +155,21 @@ def compared(images: Sequence[Path], wanted: Sequence[Answer], found: Sequence[A
                 f"{path.name}: the logits of {who} are {apart:.2g} and its probability is {sure:.2g} from those of the "
                 f"weights exported; at most {allowed(want.logits):.2g} and {TOLERANCE:.2g}; nothing was exported"
             )
-        furthest = max(furthest, apart)
-    return {"equal": len(images), "largest_difference": furthest}
+        furthest, levels = max(furthest, apart), max(levels, _levels(path, want, have, who))
+    restored = {"grey_levels": levels} if any(want.picture.size for want in wanted) else {}
+    return {"equal": len(images), "largest_difference": furthest, **restored}
+
+
+def _levels(path: Path, want: Answer, have: Answer, who: str) -> int:
+    """By how many of 255 levels two restored pictures differ at most: one, where rounding falls to the other side."""
+    alike = want.picture.shape == have.picture.shape
+    levels = int(np.abs(want.picture.astype(int) - have.picture).max(initial=0)) if alike else 256
+    if levels > 1:
+        apart = f"{levels} levels" if alike else f"{have.picture.shape}, not {want.picture.shape}"
+        raise ExportError(
+            f"{path.name}: the picture of {who} is {apart} from that of the weights exported; nothing was exported"
+        )
+    return levels
 
 
 def images_for(trained: Trained, given: Sequence[Path], folder: Path) -> tuple[list[Path], str]:
@@ -150,8 +183,15 @@ def images_for(trained: Trained, given: Sequence[Path], folder: Path) -> tuple[l
     found = _validation_rows(trained)
     if found is not None:
         shards, rows, name = found
-        return _written(folder, (shards.pixels(int(row)) for row in _spread(shards.widths, rows))), name
+        return _written(folder, (_picture(shards, int(row)) for row in _spread(shards.widths, rows))), name
     return _written(folder, _drawn(trained)), "words drawn for this comparison; no validation images in the store"
+
+
+def _picture(shards: Shards, row: int) -> np.ndarray:
+    """What is stored of a row, without padding."""
+    top, left, height, width = (int(side) for side in shards.boxes[row])
+    pixels = shards.pixels(row)
+    return pixels[top : top + height, left : left + width] if height else pixels
 
 
 def _validation_rows(trained: Trained) -> tuple[Shards, np.ndarray, str] | None:
@@ -218,8 +258,9 @@ def _apart(want: Answer, have: Answer) -> float:
 def main(export: str, listed: str, answers: str) -> None:
     images = [Path(path) for path in json.loads(Path(listed).read_text(encoding="utf-8"))]
     told = answers_of(open_reader(Path(export), cpu()), images)
-    logits: Mapping[str, Any] = {str(i): each.logits for i, each in enumerate(told) if not each.reason}
-    np.savez(f"{answers}.npz", **logits)
+    arrays: dict[str, Any] = {str(i): each.logits for i, each in enumerate(told) if not each.reason}
+    arrays |= {f"picture{i}": each.picture for i, each in enumerate(told) if each.picture.size}
+    np.savez(f"{answers}.npz", **arrays)
     texts = json.dumps([[each.text, each.reason, each.confidence] for each in told])
     Path(f"{answers}.json").write_text(texts, encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 python read.py word.png line.jpg     one line each: file, reading, probability of the reading as a whole
 python read.py --json word.png
+python read.py --to DIR plate.png    and the picture in high resolution, where the model restores
 
 from read import Reader
 print(Reader().read("word.png").text)
@@ -68,9 +69,28 @@ class Reader:
         """The reading of one image file. Raises :class:`Refused`."""
         return self.reading_of(self.logits(self.prepare(load(path))))
 
+    @property
+    def restores(self) -> bool:
+        """Whether images come out of the model, too."""
+        return "scale" in self.image
+
+    def restore(self, path: str | Path) -> tuple[Reading, np.ndarray]:
+        """The reading of one image file, and ``(h, w, 3)`` RGB uint8 of it restored. Raises :class:`Refused`."""
+        original = load(path)
+        restored, logits = self._run(self.prepare(original))
+        return self.reading_of(logits), self.picture(restored, *original.shape[:2])
+
+    def picture(self, restored: np.ndarray, height: int, width: int) -> np.ndarray:
+        """``(h, w, 3)`` uint8 without padding, of the model's output for an image of ``height`` x ``width``."""
+        levels = np.rint((restored.transpose(1, 2, 0) + np.float32(1.0)) * np.float32(127.5)).clip(0, 255)
+        top, left, rows, columns = (self.image["scale"] * side for side in place(height, width, self.image))
+        return np.ascontiguousarray(levels.astype(np.uint8)[top : top + rows, left : left + columns])
+
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """``(h, w)`` or ``(h, w, 3)`` RGB uint8 in, ``(height, w')`` or ``(height, w', 3)`` uint8 out."""
         spec = self.image
+        if self.restores:
+            return laid_out(image, spec)
         height, width = image.shape[:2]
         if min(height, width) < spec["min_side"]:
             raise Refused("too_small", f"{height}x{width} pixels; each side needs {spec['min_side']}")
@@ -88,6 +108,8 @@ class Reader:
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """``(T, K)`` scores per frame of one prepared image; class 0 is the CTC blank."""
+        if self.restores:
+            return self._run(pixels)[1]
         shaped = pixels if pixels.ndim == 3 else pixels[:, :, None]
         width = shaped.shape[1]
         padded = np.pad(shaped, ((0, 0), (0, -width % self.config["width_multiple"]), (0, 0)))
@@ -97,12 +119,46 @@ class Reader:
         )
         return logits[0, : frames[0]]
 
+    def _run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of one prepared image the restored one, ``(3, H, W)`` from -1 to 1, and the logits ``(T, K)``."""
+        batch = pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+        restored, logits = self.session.run(["restored", "logits"], {"image": np.ascontiguousarray(batch)})
+        return restored[0], logits[0]
+
     def reading_of(self, logits: np.ndarray) -> Reading:
         """The most probable path, its repeats collapsed and its blanks dropped, as normalised text."""
         best = logits.argmax(axis=1)
         label = [int(symbol) for i, symbol in enumerate(best) if symbol and (i == 0 or symbol != best[i - 1])]
         text = "".join(self.alphabet["symbols"][symbol - 1] for symbol in label)
         return Reading(normalized(text, self.alphabet), probability(logits, label))
+
+
+def place(height: int, width: int, spec: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Where an image of ``height`` x ``width`` lies in what is restored: top, left, height, width."""
+    fit = min(spec["height"] / height, spec["width"] / width)
+    rows = min(max(round(height * fit), 1), spec["height"])
+    columns = min(max(round(width * fit), 1), spec["width"])
+    return (spec["height"] - rows) // 2, (spec["width"] - columns) // 2, rows, columns
+
+
+def laid_out(image: np.ndarray, spec: dict[str, Any]) -> np.ndarray:
+    """``(height, width, 3)`` uint8 with the whole of ``image`` in the middle. Raises :class:`Refused`."""
+    height, width = image.shape[:2]
+    if min(height, width) < spec["min_side"]:
+        raise Refused("too_small", f"{height}x{width} pixels; each side needs {spec['min_side']}")
+    if max(height / width, width / height) > spec["max_aspect"]:
+        raise Refused("bad_aspect", f"{height}x{width} pixels; at most {spec['max_aspect']:g} to 1")
+    if image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    top, left, rows, columns = place(height, width, spec)
+    ways = {"area": cv2.INTER_AREA, "bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}
+    how = ways[spec["shrink"] if rows * columns < height * width else spec["enlarge"]]
+    array = np.full((spec["height"], spec["width"], 3), spec["pad"], np.uint8)
+    same = (height, width) == (rows, columns)
+    array[top : top + rows, left : left + columns] = (
+        image if same else cv2.resize(image, (columns, rows), interpolation=how)
+    )
+    return array
 
 
 def checked_config(path: Path) -> dict[str, Any]:
@@ -138,6 +194,16 @@ def load(path: str | Path) -> np.ndarray:
     if image is None:
         raise Refused("unreadable", f"{path}: the pixels cannot be decoded")
     return image
+
+
+def write(picture: np.ndarray, path: Path) -> None:
+    """``(h, w, 3)`` RGB uint8 as a PNG; what lies at ``path`` is left alone. Raises :class:`Refused`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("xb") as file:
+            file.write(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    except FileExistsError as error:
+        raise Refused("exists", f"{path} is there already; name another folder") from error
 
 
 def normalized(text: str, alphabet: dict[str, Any]) -> str:
@@ -184,11 +250,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Read images of text lines.")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--json", action="store_true", help="one JSON object for each image")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="write restored pictures there, under the same names")
     asked = parser.parse_args(arguments)
     reader, failed = Reader(), False
+    if asked.to and not reader.restores:
+        parser.error("this model only reads: it has no pictures for --to")
     for path in asked.images:
         try:
-            found = reader.read(path)
+            if asked.to:
+                found, picture = reader.restore(path)
+                write(picture, asked.to / f"{Path(path).stem}.png")
+            else:
+                found = reader.read(path)
         except Refused as error:
             failed = True
             print(f"{path}: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from orchestrator.loop import KEEP_NEWEST
+from orchestrator.checkpoint import KEEP_NEWEST
 from orchestrator.plan import Stage
 from orchestrator.preflight import Found, PreflightError
 

@@ -74,7 +74,7 @@ def stage_section(facts: StageFacts, newest: StageFacts, machine: Machine | None
         report_summary.settings(facts, newest),
         report_summary.versions(facts),
     )
-    title = f"Stage {facts.number + 1}: {facts.name}"
+    title = f"Stage {facts.number}: {facts.name}"  # as --stage numbers them
     return Section(title=title, anchor=f"stage-{facts.name}", blocks=(), sections=parts)
 
 

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
 
 NOTHING = "-"
 SAID_ANYWAY = ("Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn")  # categories that show nothing, or turn the line around
@@ -21,13 +22,28 @@ class Text:
     kind: Literal["text"] = "text"
 
 
+@dataclass(frozen=True)
+class Link:
+    """A cell of a table that leads to ``to``, relative to the report's folder."""
+
+    says: str
+    to: str
+
+    @property
+    def address(self) -> str:
+        return quote(self.to)
+
+
+Cell: TypeAlias = str | Link
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Rows of cells below ``columns``; ``folded`` ones are opened by a click where the page allows it."""
 
     caption: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[Cell]]
     folded: bool = False
     kind: Literal["table"] = "table"
 
@@ -35,16 +51,20 @@ class Table:
     def numeric(self) -> list[bool]:
         """Of each column: whether it holds numbers and nothing else, so that it is set to the right."""
         columns = zip(*self.rows, strict=True) if self.rows else iter([()] * len(self.columns))
-        return [all(cell == NOTHING or NUMBER.fullmatch(cell) for cell in column) for column in columns]
+        return [all(_is_numeric(cell) for cell in column) for column in columns]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A plot: ``svg`` is our own drawing, its texts escaped; ``caption`` says what to see."""
+    """A plot: ``svg`` is our own drawing, its texts escaped; ``caption`` says what to see.
+
+    A ``tall`` one is as high as its width makes it.
+    """
 
     title: str
     caption: str
     svg: str
+    tall: bool = False
     kind: Literal["figure"] = "figure"
 
 
@@ -192,6 +212,11 @@ def thinned(rows: Sequence[Any], most: int) -> Sequence[Any]:
         return rows
     places = sorted({round(place * (len(rows) - 1) / (most - 1)) for place in range(most)})
     return [rows[place] for place in places]
+
+
+def _is_numeric(cell: Cell) -> bool:
+    text = cell if isinstance(cell, str) else cell.says
+    return text == NOTHING or bool(NUMBER.fullmatch(text))
 
 
 def _is_hidden(symbol: str) -> bool:

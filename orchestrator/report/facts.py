@@ -167,7 +167,7 @@ def read_lines(path: Path) -> dict[str, list[Line]]:
 def _stage(folder: Path, store: Store) -> StageFacts:
     record = store.read(folder)
     recipe = record.plan if record else _json(folder / "plan.json")
-    name = record.stage if record else folder.name.rpartition("-")[0]
+    name = record.stage if record else _stage_name(folder)
     try:
         number, stage = next((n, each) for n, each in enumerate(recipe["stages"]) if each["name"] == name)
     except (KeyError, TypeError, StopIteration) as error:
@@ -187,8 +187,14 @@ def _stage(folder: Path, store: Store) -> StageFacts:
         unread={name: _why_not(name, contents, odd) for name in recipe["sources"] if name not in shards},
         evaluations={path.stem.removeprefix("evaluation-"): _json(path) for path in
                      sorted(folder.glob("evaluation-*.json"))},
-        parent=next((store.root / "runs").glob(f"{folder.parent.name}/*-{parent}"), None) if parent else None,
+        parent=next((store.root / "runs").glob(f"{recipe['name']}/*-{parent}"), None) if parent else None,
     )  # fmt: skip
+
+
+def _stage_name(folder: Path) -> str:
+    """What a folder without a record is of; a trial's folder lies beside what its sweep says of itself."""
+    about = folder.parent / "sweep.json"
+    return str(_json(about).get("stage", "")) if about.exists() else folder.name.rpartition("-")[0]
 
 
 def _json(path: Path) -> dict[str, Any]:

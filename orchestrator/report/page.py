@@ -18,6 +18,9 @@ SPECIAL_IN_MARKDOWN = re.compile(r"([\\`*\[\]|~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # nothing is fetched, no script runs
 
 BLOCK_HTML = """
+{%- macro said(cell) %}
+{%- if cell is string %}{{ cell }}{% else %}<a href="{{ cell.address }}">{{ cell.says }}</a>{% endif %}
+{%- endmacro %}
 {%- macro table(block) %}
 <div class="scroll" tabindex="0" role="region" aria-label="{{ block.caption }}">
 <table><caption><span>{{ block.caption }}</span></caption>
@@ -25,8 +28,8 @@ BLOCK_HTML = """
 {{- name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in block.rows %}
 <tr>{% for cell in row %}
-{%- if loop.first %}<th scope="row"{% if block.numeric[0] %} class="n"{% endif %}>{{ cell }}</th>
-{%- else %}<td{% if block.numeric[loop.index0] %} class="n"{% endif %}>{{ cell }}</td>{% endif %}{% endfor %}</tr>
+{%- if loop.first %}<th scope="row"{% if block.numeric[0] %} class="n"{% endif %}>{{ said(cell) }}</th>
+{%- else %}<td{% if block.numeric[loop.index0] %} class="n"{% endif %}>{{ said(cell) }}</td>{% endif %}{% endfor %}</tr>
 {%- endfor %}</tbody></table></div>
 {%- endmacro %}
 {%- macro line(pairs, side) %}
@@ -42,7 +45,8 @@ BLOCK_HTML = """
 {%- if block.folded %}<details><summary>{{ block.caption }}</summary>{{ table(block) }}</details>
 {%- else %}{{ table(block) }}{% endif %}
 {%- elif block.kind == "figure" %}
-<figure><h4>{{ block.title }}</h4>{{ block.svg | safe }}<figcaption>{{ block.caption }}</figcaption></figure>
+<figure{% if block.tall %} class="tall"{% endif %}><h4>{{ block.title }}</h4>{{ block.svg | safe }}
+{#- #}<figcaption>{{ block.caption }}</figcaption></figure>
 {%- elif block.kind == "folded" %}
 <details><summary>{{ block.title }}</summary><pre tabindex="0">{{ block.text }}</pre></details>
 {%- elif block.kind == "words" %}
@@ -97,6 +101,9 @@ PAGE_HTML = (
 )
 
 PAGE_MARKDOWN = """
+{%- macro said(cell) %}
+{%- if cell is string %}{{ cell }}{% else %}[{{ cell.says }}]({{ cell.address }}){% endif %}
+{%- endmacro %}
 {%- macro shown(block) %}
 {%- if block.kind == "text" %}
 {% if block.tone == "warning" %}**Warning.** {% endif %}{{ block.says }}
@@ -105,7 +112,7 @@ PAGE_MARKDOWN = """
 
 |{% for name in block.columns %} {{ name }} |{% endfor %}
 |{% for right in block.numeric %}{% if right %} ---: |{% else %} --- |{% endif %}{% endfor %}
-{% for row in block.rows %}|{% for cell in row %} {{ cell }} |{% endfor %}
+{% for row in block.rows %}|{% for cell in row %} {{ said(cell) }} |{% endfor %}
 {% endfor %}
 {%- elif block.kind == "figure" %}
 {{ block.title }}: {{ block.caption }} (The plot is in {{ html }}.)

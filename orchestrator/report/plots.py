@@ -24,7 +24,9 @@ from orchestrator.report.blocks import visible
 
 BINS = 240  # as many points as a curve has at most: a plot is a few hundred pixels wide
 INCHES = (4.6, 2.8)
-INK, FAINT = "#101112", "#d0d1d2"  # stand for the page's own colours, see :func:`_dressed`
+ACROSS = 70  # letters of a legend that fit beside each other
+INK, FAINT, CARD = "#101112", "#d0d1d2", "#f0f1f2"  # stand for the page's own colours, see :func:`_dressed`
+RANKS = 100  # colours from the best to the worst, see :func:`rank_colour`
 SERIES = (  # told apart by the colour-blind
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777879", "#f0e442",
 )  # fmt: skip
@@ -110,9 +112,10 @@ def curves(
     def draw(axes: Axes) -> None:
         found = [thinned(line.x, line.y) for line in lines]
         for number, (line, points) in enumerate(zip(lines, found, strict=True)):
-            _line(axes, line, points, SERIES[number % len(SERIES)])
+            again, place = divmod(number, len(SERIES))
+            _line(axes, line, points, SERIES[place], dashed=again > 0)
         if log and any(len(points.x) for points in found) and all((points.least > 0).all() for points in found):
-            _logarithmic(axes)
+            logarithmic(axes)
         if share:
             axes.set_ylim(-0.02, 1.02)
         for mark in marks:
@@ -123,15 +126,17 @@ def curves(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if len(lines) + len(marks) > 1:
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2, handlelength=1.4)
+            names = [line.name for line in lines] + [mark.name for mark in marks]
+            ncols = max(1, min(3, ACROSS // (max(map(len, names)) + 6)))  # the sample of the line takes six
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=ncols, columnspacing=1.2, handlelength=1.8)
 
-    return _svg(draw, ident=ident, alt=alt)
+    return drawing(draw, ident=ident, alt=alt)
 
 
 def heat(counts: Mapping[tuple[str, str], int], rows: Sequence[str], columns: Sequence[str], *, ident: str,
          alt: str) -> str:  # fmt: skip
     """Counts of ``(row, column)`` as squares, darker where more; the number stands in each."""
-    return _svg(_squares(counts, rows, columns), ident=ident, alt=alt, inches=_for_squares(rows))
+    return drawing(_squares(counts, rows, columns), ident=ident, alt=alt, inches=_for_squares(rows))
 
 
 def heat_png(counts: Mapping[tuple[str, str], int], rows: Sequence[str], columns: Sequence[str]) -> bytes:
@@ -174,7 +179,8 @@ def _squares(
     return draw
 
 
-def _logarithmic(axes: Axes) -> None:
+def logarithmic(axes: Axes) -> None:
+    """A logarithmic y axis with enough numbers on it."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     if high < 30 * low:  # else a single power of ten would be all there is to read
@@ -182,11 +188,12 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 
-def _line(axes: Axes, line: Curve, points: Thinned, colour: str) -> None:
+def _line(axes: Axes, line: Curve, points: Thinned, colour: str, *, dashed: bool) -> None:
     dots = "o" if line.dots or len(points.x) == 1 else ""
     style = "steps-post" if line.stepped else "default"
     axes.plot(
-        points.x, points.median, color=colour, label=visible(line.name), marker=dots, markersize=3, drawstyle=style
+        points.x, points.median, color=colour, label=visible(line.name), marker=dots, markersize=3, drawstyle=style,
+        linestyle="--" if dashed else "-",
     )  # fmt: skip
     if line.banded and len(line.x) > len(points.x) and (points.most > points.least).any():
         axes.fill_between(points.x, points.least, points.most, color=colour, alpha=0.22, linewidth=0)
@@ -201,7 +208,8 @@ def _marks(axes: Axes, marks: Marks) -> None:
     )  # fmt: skip
 
 
-def _svg(draw: Callable[[Axes], None], *, ident: str, alt: str, inches: tuple[float, float] = INCHES) -> str:
+def drawing(draw: Callable[[Axes], None], *, ident: str, alt: str, inches: tuple[float, float] = INCHES) -> str:
+    """What ``draw`` draws, as SVG for a page; see :func:`curves`."""
     file = io.StringIO()
     with _styled():
         canvas = Canvas(figsize=inches, layout="constrained")
@@ -231,9 +239,20 @@ def _dressed(svg: str, *, ident: str, alt: str) -> str:
     body = re.sub(r'(?<=url\(#)|(?<=href="#)', f"{ident}-", body)
     body = body.replace("xlink:href=", "href=")
     body = re.sub(r"font-family: [^;\"]+", "font-family: var(--font)", body)
-    for name, colour in (("--ink", INK), ("--line", FAINT), *((f"--c{n}", c) for n, c in enumerate(SERIES))):
+    own = (("--ink", INK), ("--line", FAINT), ("--card", CARD))
+    for name, colour in (*own, *((f"--c{n}", c) for n, c in enumerate(SERIES))):
         body = body.replace(colour, f"var({name})")
+    body = re.sub(r"#fed(\d{3})", _mixed, body)
     return body.strip()
+
+
+def rank_colour(share: float) -> str:
+    """Between the colour of the best, at 0, and that of the worst, at 1; the page mixes it, for light and dark."""
+    return f"#fed{round(RANKS * min(max(share, 0.0), 1.0)):03d}"
+
+
+def _mixed(found: re.Match[str]) -> str:
+    return f"color-mix(in oklab, var(--c1) {int(found[1])}%, var(--c0))"
 
 
 def _escaped(text: str) -> str:

@@ -47,6 +47,7 @@ figure{margin:0 0 1rem;padding:.8rem .9rem;background:var(--card);border:1px sol
 min-width:0;max-width:36rem}
 .figures figure{margin:0}
 figure svg{display:block;width:100%;height:auto;max-height:30rem}
+figure.tall svg{max-height:none}
 svg *{stroke-linejoin:round;stroke-linecap:butt}
 details{margin:.8rem 0}
 summary{cursor:pointer;color:var(--accent);font-size:.9rem}
@@ -77,7 +78,7 @@ mark.gap{border-bottom:2px solid var(--warn)}
 @media (max-width:34rem){body{font-size:15px}header,main{padding-left:.8rem;padding-right:.8rem}h1{font-size:1.4rem}
 th,td{padding:.3rem .55rem;max-width:16rem}.views{grid-template-columns:repeat(2,1fr)}
 .wide .views{grid-template-columns:1fr}
-tbody th{overflow-wrap:normal}figure{padding:.6rem .5rem}}
+figure{padding:.6rem .5rem}}
 @media print{.scroll,pre{overflow:visible;max-height:none}figure,.words li,.plates li,
 tr{break-inside:avoid}nav{display:none}}
 """

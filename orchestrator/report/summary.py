@@ -115,7 +115,20 @@ def lineage(stages: Sequence[StageFacts]) -> Section:
         )  # fmt: skip
     columns = ("stage", "fingerprint", "ended", "started from", "decided by", "before", "after", "gate", "time")
     caption = "Every stage on the way to this result, first to last. Times are without validation and pauses."
-    return Section(title="Lineage", anchor="lineage", blocks=[Table(caption=caption, columns=columns, rows=rows)])
+    table = Table(caption=caption, columns=columns, rows=rows)
+    return Section(title="Lineage", anchor="lineage", blocks=[table, *_searched(stages)])
+
+
+def _searched(stages: Sequence[StageFacts]) -> Iterator[Block]:
+    """Which trial of which sweep a stage is, and what that changed in the plan."""
+    rows = [
+        (facts.name, trial["sweep"], str(trial["number"]),
+         ", ".join(f"{path} {said(value)}" for path, value in trial["changes"].items()) or "none")
+        for facts in reversed(stages) if facts.record and (trial := facts.record.trial)
+    ]  # fmt: skip
+    if rows:
+        columns = ("stage", "sweep", "trial", "changed settings")
+        yield Table(caption="Stages that are trials of a sweep.", columns=columns, rows=rows)
 
 
 def origin(facts: StageFacts) -> str:

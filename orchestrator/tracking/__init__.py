@@ -21,6 +21,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from orchestrator.cluster import submission_id
 from orchestrator.identity import digest, plain
 from orchestrator.plan import PlanError, Recipe
 from orchestrator.store import Record, Store
@@ -115,23 +116,33 @@ class MlflowRuns:
         """Make sure that ``place`` names a run that is there, or else the beginning of a new one."""
         if place.get("run_id") in self._starts:
             return
-        parent = self._open_parent()
+        parent = self._above(at)
         run = self._run(place["run_id"]) if "run_id" in place else self._abandoned(at, parent)
         if run is None:
             place.clear()
-            began = int((at.folder / "plan.json").stat().st_mtime * 1000)
-            above = self._recipe.parent(at.stage)
-            known = {each.stage.name: each.fingerprint for each in self._stages}
-            tags = {
-                "mlflow.parentRunId": parent, "plumbline.kind": "stage", "plumbline.fingerprint": at.fingerprint,
-                "plumbline.number": str(at.number), "plumbline.stage": at.stage.name,
-                "plumbline.parent": known.get(above.name, "") if above else "",
-            }  # fmt: skip
-            run = self._client.create_run(self._experiment, start_time=began, tags=tags, run_name=at.title)
+            tags = {"mlflow.parentRunId": parent, "plumbline.fingerprint": at.fingerprint, **self._tags(at)}
+            run = self._client.create_run(self._experiment, start_time=began_ms(at), tags=tags, run_name=at.name)
         else:
             self._reopen(run, done=done)
         place["run_id"] = run.info.run_id
         self._starts[run.info.run_id] = run.info.start_time
+        if job := submission_id():
+            self._client.set_tag(run.info.run_id, "plumbline.job", job)
+        self._opened(at, parent, run)
+
+    def _above(self, at: StageAt) -> str:
+        """The run that the one of ``at`` is a child of."""
+        return self._open_parent()
+
+    def _tags(self, at: StageAt) -> dict[str, str]:
+        above = self._recipe.parent(at.stage)
+        known = {each.stage.name: each.fingerprint for each in self._stages}
+        return {
+            "plumbline.kind": "stage", "plumbline.number": str(at.number), "plumbline.stage": at.stage.name,
+            "plumbline.parent": known.get(above.name, "") if above else "",
+        }  # fmt: skip
+
+    def _opened(self, at: StageAt, parent: str, run: Any) -> None:
         self._client.set_tag(parent, f"plumbline.{at.title}", run.info.run_id)  # it may be another parent's child
         self._log_params(run, flat(plain(at.stage)))
 
@@ -260,6 +271,12 @@ class MlflowRuns:
         if not self._uri.startswith(("http", "databricks")):
             here = (self._store.root.resolve() / "mlflow-artifacts").as_uri()
         return self._client.create_experiment(self._recipe.name, artifact_location=here)
+
+
+def began_ms(at: StageAt) -> int | None:
+    """When its training began, in milliseconds since 1970; None where it did not come to that."""
+    path = at.folder / "plan.json"
+    return int(path.stat().st_mtime * 1000) if path.exists() else None
 
 
 _SINKS: Mapping[str, type[MlflowRuns] | type[EventFiles]] = {"mlflow": MlflowRuns, "tensorboard": EventFiles}

@@ -8,6 +8,7 @@ name                                   from
 ``val/SET/METRIC``                     every number of a validation's line
 ``events``                             findings so far
 ``speed/samples_per_s`` ...            every number of an epoch's line in ``speed.jsonl``
+``speed/busy_s/rank0`` ...             where there are several ranks, each rank's
 ``speed/events``                       findings so far that depend on the clock
 =====================================  ==================================================================
 """
@@ -43,6 +44,23 @@ class StageAt:
     @property
     def title(self) -> str:
         return f"stage{self.number}_{self.stage.name}"
+
+    @property
+    def name(self) -> str:
+        """What its run is called."""
+        return self.title
+
+
+@dataclass(frozen=True)
+class TrialAt(StageAt):
+    """A trial of a sweep: the stage with its settings, its ``trial`` number and what it changes in the plan."""
+
+    trial: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"trial{self.trial:04d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +195,12 @@ class _Fold:
         """Lines of speed.jsonl, in order; each waits until the step at which its epoch ended is known."""
         while self.waiting and self.waiting[0][1].get("epoch", 0) in self.steps:
             end, row = self.waiting.pop(0)
-            numbers = {f"speed/{name}": value for name, value in _numbers(row).items()}
-            if row["kind"] == "event" and row.get("event") != "resumed":
+            if row["kind"] == "epoch":
+                numbers = {f"speed/{name}": value for name, value in (_numbers(row) | _of_ranks(row)).items()}
+            elif row["kind"] == "event" and row.get("event") != "resumed":
                 self.speed_events += 1
                 numbers = {"speed/events": float(self.speed_events)}
-            elif row["kind"] != "epoch":
+            else:
                 continue
             epoch = row.get("epoch", 0)
             yield from (Point("speed.jsonl", end, safe(name), value, epoch, self.steps[epoch], row["time"])
@@ -209,6 +228,12 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
         for name, value in row.items()
         if name not in PLACE_OF and isinstance(value, int | float) and not isinstance(value, bool)
     }
+
+
+def _of_ranks(row: Mapping[str, Any]) -> dict[str, float]:
+    """What a line says of each rank: ``{"busy_s": [2.0, 3.0]}`` gives ``busy_s/rank0`` and ``busy_s/rank1``."""
+    lists = {name: value for name, value in row.items() if isinstance(value, list)}
+    return {f"{name}/rank{rank}": float(each) for name, value in lists.items() for rank, each in enumerate(value)}
 
 
 def safe(name: str) -> str:

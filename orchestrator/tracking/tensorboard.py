@@ -55,8 +55,11 @@ class EventFiles:
         file = self._root / place.get("file", "")
         if not place or not file.is_file() or file.stat().st_size < place["bytes"]:
             place.clear()
-            new = self._folder / f"events.out.tfevents.{at.number:010d}.{at.title}"  # readers go by the files' order
+            new = self._file(at)
             place.update({"file": str(new.relative_to(self._root)), "bytes": 0})
+
+    def _file(self, at: StageAt) -> Path:
+        return self._folder / f"events.out.tfevents.{at.number:010d}.{at.title}"  # readers go by the files' order
 
     def mirror(self, at: StageAt, place: dict[str, Any], points: Sequence[Point], record: Record | None) -> None:
         path: Path = self._root / place["file"]

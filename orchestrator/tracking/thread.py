@@ -37,7 +37,7 @@ class Sink(Protocol):
     def close(self, stages: Sequence[tuple[StageAt, dict[str, Any], bool]], *, error: str, done: bool) -> None: ...
 
 
-class _Followed:
+class Followed:
     """A stage, its points, and how far each tracker has come."""
 
     def __init__(self, at: StageAt, store: Store) -> None:
@@ -116,7 +116,7 @@ class Tracking:
 
     def start(self) -> None:
         self._since = time.time() - 0.05  # clocks of files are coarser
-        self._followed = [_Followed(at, self.store) for at in self.stages]
+        self._followed = [Followed(at, self.store) for at in self.stages]
         self._tries = {sink.key: _Tries() for sink in self.sinks}
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
         if self.sinks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,18 @@ def test_tiles_cover_all_and_end_at_the_end(length: int, size: int, data: st.Dat
     places = starts(length, size, stride)
     assert places == sorted(set(places)) and places[0] == 0 and places[-1] == max(length - size, 0)
     assert {pixel for place in places for pixel in range(place, place + size)} >= set(range(length))
+
+
+def test_pages_outside_the_root_are_refused(tmp_path: Path):
+    root = corpus(tmp_path)
+    (root / "inner").mkdir()
+    with pytest.raises(SourceError, match="outside_root"):
+        list(replace(SOURCE, folder="../pairs").rows(root / "inner"))
+    (root / "inner" / "p9_clean.png").symlink_to(root / "pairs" / "p1_clean.png")
+    with pytest.raises(SourceError, match="outside_root"):
+        list(replace(SOURCE, folder=".").rows(root / "inner"))
+    with pytest.raises(SourceError, match="outside_root"):
+        list(DocumentLines(pages="../..").rows(root))
 
 
 def test_a_page_is_the_sum_of_its_tiles_and_in_one_split(tmp_path: Path):

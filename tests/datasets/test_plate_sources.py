@@ -48,6 +48,18 @@ def test_rodosol_gives_upright_plates_with_a_degraded_twin(tmp_path: Path):
     assert (row.text, row.extras) == ("ABC1234", {"type": "car", "layout": "Brazilian", "rows": 1})
 
 
+def test_rodosol_refuses_what_lies_outside_the_root(tmp_path: Path):
+    root = tmp_path / "root"
+    vehicle(tmp_path, "elsewhere.png")
+    vehicle(root, "img_1.png")
+    (root / "img_2.png").symlink_to(tmp_path / "elsewhere.png")
+    (root / "img_3.png").write_bytes((root / "img_1.png").read_bytes())
+    (root / "img_3.txt").symlink_to(tmp_path / "elsewhere.txt")
+    assert reasons_of(ALL_TRAIN.rows(root)) == {"img_2.png": "outside_root", "img_3.png": "outside_root"}
+    (root / "split.txt").write_text("../elsewhere.png;training\nimg_1.png;training\n")
+    assert reasons_of(ALL_TRAIN.rows(root))["../elsewhere.png"] == "outside_root"
+
+
 def test_rodosol_refuses_two_rows_unless_asked(tmp_path: Path):
     vehicle(tmp_path, "a.png", kind="motorcycle")
     assert reasons_of(ALL_TRAIN.rows(tmp_path)) == {"a.png": "two_rows"}

@@ -51,6 +51,19 @@ def plates(number: int) -> str:
     return f"ABC{number:04d}"
 
 
+def test_a_frame_or_note_that_is_a_link_out_of_the_root_is_refused(tmp_path: Path):
+    elsewhere = track(tmp_path / "elsewhere", frames=1)
+    here = track(tmp_path / "root", frames=2)
+    (here / "lr-002.png").unlink()
+    (here / "lr-002.png").symlink_to(elsewhere / "lr-001.png")
+    rows = list(WHOLE.rows(tmp_path / "root"))
+    assert [row.id for row in rows_of(rows)] == ["Scenario-A/Brazilian/track_00001/001"]
+    assert reasons_of(rows) == {"Scenario-A/Brazilian/track_00001/002": "outside_root"}
+    (here / "annotations.json").unlink()
+    (here / "annotations.json").symlink_to(elsewhere / "annotations.json")
+    assert set(reasons_of(WHOLE.rows(tmp_path / "root")).values()) == {"outside_root"}
+
+
 def test_a_frame_is_a_pair(tmp_path: Path):
     track(tmp_path)
     first, second = rows_of(WHOLE.rows(tmp_path))

@@ -94,10 +94,14 @@ class Quiet:
     steps: int = 1_000_000
     asked: int = 0
     told: list[Mapping[str, Any]] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
 
     def stop_asked(self) -> bool:
         self.asked += 1
         return self.asked >= self.steps
+
+    def at(self, phase: str) -> None:
+        self.phases.append(phase)
 
     def tell(self, status: Mapping[str, Any]) -> None:
         self.told.append(dict(status))

@@ -209,7 +209,8 @@ def test_an_optimizer_goes_on_bit_for_bit_after_a_round_trip(tmp_path):
     other, fresh = a_net()
     found = checkpoint.read(tmp_path / "step-1")
     other.load_state_dict(found.tensors["weights"])
-    checkpoint.load_optimizer(fresh, found.tensors["optimizer"], {p: name for name, p in other.named_parameters()})
+    own = {parameter: name for name, parameter in other.named_parameters()}
+    checkpoint.load_optimizer(fresh, found.tensors["optimizer"], own, updates=3)
     assert fresh.param_groups[0]["lr"] == 0.1  # a function of the step, not of the checkpoint
     train(other, fresh, 2)
     for name, value in net.state_dict().items():
@@ -220,7 +221,30 @@ def test_moments_of_what_does_not_learn_here_are_refused():
     net, optimizer = a_net()
     names = {net[0].weight: "0.weight"}
     with pytest.raises(CheckpointError, match=r"holds '9\.weight', which does not learn in this stage"):
-        checkpoint.load_optimizer(optimizer, {"9.weight/step": torch.tensor(1.0)}, names)
+        checkpoint.load_optimizer(optimizer, {"9.weight/step": torch.tensor(1.0)}, names, updates=1)
+
+
+def test_a_checkpoint_without_moments_is_refused_by_the_name_of_what_it_lacks():
+    net, optimizer = a_net()
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    checkpoint.load_optimizer(optimizer, checkpoint.optimizer_tensors(optimizer, names), names, updates=0)
+    train(net, optimizer, 1)
+    held = checkpoint.optimizer_tensors(optimizer, names)
+    stripped = {key: value for key, value in held.items() if key != "0.bias/exp_avg_sq"}
+    for kept, lacks in (({}, "exp_avg, exp_avg_sq, step of '0.weight'"), (stripped, "exp_avg_sq of '0.bias'")):
+        with pytest.raises(CheckpointError, match=f"lacks {lacks}, though 7 updates were made"):
+            checkpoint.load_optimizer(a_net()[1], kept, names, updates=7)
+
+
+def test_a_parameter_that_never_had_a_gradient_is_saved_and_goes_on_without_moments():
+    net, optimizer = a_net()
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    net[0].bias.requires_grad_(False)
+    train(net, optimizer, 1)
+    held = checkpoint.optimizer_tensors(optimizer, names)
+    assert held["0.bias/step"] == 0 and "0.bias/exp_avg" not in held
+    checkpoint.load_optimizer(optimizer, held, names, updates=1)
+    assert net[0].bias not in optimizer.state and optimizer.state[net[0].weight]["step"] == 1
 
 
 def test_weights_of_another_alphabet_or_image_are_refused_with_both_sides(tmp_path):

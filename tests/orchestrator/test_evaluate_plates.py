@@ -15,7 +15,8 @@ from datasets.plate_text import PlateLabels
 from datasets.plates_tracks import PlateTracks
 from datasets.rendered_plates import RenderedPlates
 from orchestrator import commands
-from orchestrator.evaluate_plates import layouts_of, score_plates, table
+from orchestrator.constrained import layouts_of
+from orchestrator.evaluate_plates import score_plates, table
 from orchestrator.pipeline import Machine
 from orchestrator.plan import PlanError
 from orchestrator.ranks import Ranks

@@ -13,7 +13,9 @@ import torch
 from plates_made_up import Brightens, Plates, Told
 from small_pairs import plates_like
 
+from models.losses.embedding import EmbeddingTerm
 from models.losses.image import l1
+from orchestrator import evaluate_restored
 from orchestrator.evaluate import evaluate
 from orchestrator.events import Seen
 from orchestrator.events_validation import collapse
@@ -35,6 +37,7 @@ READ = {
 }
 SECOND = {"": ["ABC1234", *["ABO1234"] * 2, *LABELS[3:]], "_bicubic": [""] * 6, "_target": LABELS}
 TERMS = {"l1": Term(loss=l1, weight=3.0)}
+COMPARING = {**TERMS, "embedding": Term(loss=EmbeddingTerm())}
 
 
 def metrics_of(
@@ -152,18 +155,28 @@ class Beside(Ranks):
 @pytest.mark.parametrize("count", [2, 4, 7])  # seven: one of them has no plate at all
 def test_any_number_of_ranks_finds_the_same_on_every_one(count):
     samples = Plates(LABELS, KNOWN, blind=[5])
-    alone = metrics_of(Brightens(Told(READ), Told(SECOND)), samples)
+    alone = metrics_of(Brightens(Told(READ), Told(SECOND)), samples, terms=COMPARING)
+    assert alone["loss_embedding"] > 0
+    assert alone["loss"] == pytest.approx(3 * alone["loss_l1"] + alone["loss_embedding"])
     box, barrier = [None] * count, threading.Barrier(count)
     with ThreadPoolExecutor(count) as pool:
         found = list(pool.map(
             lambda rank: metrics_of(
-                Brightens(Told(READ), Told(SECOND)), samples, ranks=Beside(rank, count, box, barrier)
+                Brightens(Told(READ), Told(SECOND)), samples, ranks=Beside(rank, count, box, barrier), terms=COMPARING
             ),
             range(count),
         ))  # fmt: skip
     for metrics in found:
         assert metrics == found[0]
         assert metrics == pytest.approx(alone, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_loss_that_compares_plates_does_not_depend_on_how_they_fall_into_batches(monkeypatch, size):
+    samples = Plates([*LABELS[:5], "A1"], KNOWN)  # a shorter label in a batch of its own
+    whole = metrics_of(Brightens(Told(READ)), samples, terms=COMPARING)
+    monkeypatch.setattr(evaluate_restored, "BATCH_SIZE", size)
+    assert metrics_of(Brightens(Told(READ)), samples, terms=COMPARING) == pytest.approx(whole, rel=1e-6)
 
 
 def test_the_order_of_samples_does_not_matter():

@@ -153,6 +153,28 @@ def test_samples_with_scores_that_are_not_finite_are_named(tmp_path):
     assert lines(tmp_path / "metrics.jsonl", "epoch")[0]["watch/nonfinite"] == 1 / 24
 
 
+def test_the_samples_to_blame_are_named_where_the_others_are_spoiled_by_them(tmp_path):
+    """As where a recogniser learns: its batch norm leaves no score of the batch finite."""
+
+    class Spoiled(Watched):
+        watched: ClassVar = {
+            **Watched.watched, "nonfinite_image": lambda batch, out: torch.tensor([id == 13 for id in batch.ids])
+        }  # fmt: skip
+
+        def forward(self, batch):
+            out = super().forward(batch)
+            return replace(out, logits=out.logits * (torch.nan if 13 in batch.ids else 1.0))
+
+    torch.manual_seed(0)
+    trained(tmp_path, stage=a_stage(epochs=1), task=Spoiled(), data=Flawed(),
+            evaluate=lambda judged: {"made/loss": 1.0})  # fmt: skip
+    assert [(event["event"], event["evidence"]["samples"]) for event in events_in(tmp_path)] == [
+        ("nonfinite", ["made/13"])
+    ]  # fmt: skip
+    [epoch] = lines(tmp_path / "metrics.jsonl", "epoch")
+    assert epoch["watch/nonfinite_image"] == 1 / 24 < epoch["watch/nonfinite"]
+
+
 def loud(batch, out):
     """CTC, a thousand times as loud for the batch that holds sample 13 in an epoch that has it."""
     mean = ctc(batch, out)

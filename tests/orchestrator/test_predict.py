@@ -8,13 +8,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from test_reader_pairs import Nearest, drawn, plates_like
+import torch
+import torch.nn.functional as F
+from small_pairs import PLATES, SPEC, plates_like
+from test_reader_pairs import Nearest, drawn
+from torch import nn
 
+from datasets.plate_folder import PlateFolder
+from datasets.plate_text import PlateLabels
+from models.batch import Batch, Read, Restored
 from orchestrator import commands
 from orchestrator.execution import Execution
 from orchestrator.pictures import pictures_in
 from orchestrator.pipeline import Machine
-from orchestrator.plan import PlanError
+from orchestrator.plan import PlanError, Recipe
 from orchestrator.predict import restore_pictures, say_passed
 from orchestrator.ranks import Ranks
 from orchestrator.reader import AT_ONCE, Reader, restore_images
@@ -23,9 +30,13 @@ CPU = Execution(device="cpu")
 DARK, BRIGHT = (np.full((16, 48, 3), value, np.uint8) for value in (0, 255))
 
 
+def reader_of(task: nn.Module, recipe: Recipe) -> Reader:
+    return Reader(recipe=recipe, task=task, checkpoint=Path("step-1"), machine=Machine.of(CPU, Ranks()))
+
+
 @pytest.fixture
 def reader() -> Reader:
-    return Reader(recipe=plates_like(), task=Nearest(), checkpoint=Path("step-1"), machine=Machine.of(CPU, Ranks()))
+    return reader_of(Nearest(), plates_like())
 
 
 @pytest.fixture
@@ -108,3 +119,43 @@ def test_a_folder_without_an_image_is_a_mistake(reader, tmp_path, monkeypatch):
     monkeypatch.setattr("orchestrator.reader.open_reader", lambda place, machine: reader)
     with pytest.raises(PlanError, match="none of 0 files is one to read"):
         commands.predict([tmp_path], tmp_path, CPU, as_json=False, to=tmp_path / "to")
+
+
+class SeesAnO(nn.Module):
+    """Reads ``ABC123O`` in every image, and where it is dark, says that the last one may as well be a nought."""
+
+    def forward(self, batch: Batch) -> Restored:
+        frames = SPEC.target_width // 4
+        logits = torch.zeros(len(batch.image), frames, PLATES.classes)
+        logits[:, :, 0] = 12.0
+        for place, symbol in enumerate("ABC123O"):
+            logits[:, 3 * place, 0] = 0.0
+            logits[:, 3 * place, PLATES.encode(symbol)[0]] = 18.0
+        nought = torch.where(batch.image.mean((1, 2, 3)) > 0, 12.0, 17.0)
+        logits[:, 18, PLATES.encode("0")[0]] = nought
+        image = F.interpolate(batch.image, scale_factor=SPEC.scale)
+        return Restored(image=image, read=Read(logits=logits, frames=torch.full((len(image),), frames)))
+
+
+def test_what_a_layout_allows_stands_beside_what_was_read_and_never_in_its_place(folder, tmp_path, capsys):
+    source = PlateFolder(plates=PlateLabels(layouts={"Brazilian": ("LLLNNNN",)}))
+    reader = reader_of(SeesAnO(), plates_like(sources={"plates": source}))
+    told = results(reader, folder, tmp_path / "to")
+    [track] = told["tracks"]
+    for each in (*told["images"], track):
+        assert (each["text"], each["text_constrained"]) == ("ABC123O", "ABC1230")
+        assert len(each["confidences_constrained"]) == 7
+    bright, dark = told["images"][1:3]
+    # e^18 against e^12 or e^17: what is left for the nought is 0.0025 or 0.27 of the whole
+    assert bright["confidence_constrained"] == pytest.approx(0.0025, rel=0.05)
+    assert dark["confidence_constrained"] == pytest.approx(0.267, rel=0.05)
+    assert dark["confidence"] + dark["confidence_constrained"] == pytest.approx(1, abs=0.01)
+    assert track["confidences_constrained"][-1] < 0.3 < 0.7 < track["confidences"][-1]
+    header, first = capsys.readouterr().out.splitlines()[:2]
+    assert header.index("by layout") == first.index("ABC1230") > first.index("ABC123O")
+
+
+def test_a_plan_without_layouts_gives_what_was_read_alone(folder, tmp_path, capsys):
+    told = results(reader_of(SeesAnO(), plates_like(sources={"plates": PlateFolder()})), folder, tmp_path / "to")
+    assert not [key for each in (*told["images"], *told["tracks"]) for key in each if "constrained" in key]
+    assert "by layout" not in capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_the_numbers_of_the_page_are_those_of_the_record(trained, page, written)
 
 def test_stages_stand_newest_first_with_the_way_to_them(page):
     headings = [text for text in page.texts if re.fullmatch(r"Stage \d: \w+", text)]
-    assert headings == ["Stage 2: second", "Stage 1: first"] * 2  # the contents, then the sections
+    assert headings == ["Stage 1: second", "Stage 0: first"] * 2  # the contents, then the sections
     lineage = [row for row in page.rows if row and row[0] in ("first", "second") and len(row) == 9]
     assert [row[0] for row in lineage] == ["first", "second"]
     assert lineage[1][3] == "best of first: cnn, rnn" and lineage[1][7] == "mine/ned at least 0.9900: not passed"
@@ -186,7 +186,7 @@ def test_weights_from_elsewhere_are_named_by_their_hash(store):
     assert (
         page.row("second")[3] == "weights from elsewhere, SHA-256 abababababab: cnn, last layer carried over by symbol"
     )
-    assert "Stage 1: first" not in page.texts and "is not in this store" not in page.text
+    assert "Stage 0: first" not in page.texts and "is not in this store" not in page.text
 
 
 def add_lines(folder: Path, *lines: dict) -> None:

@@ -18,7 +18,7 @@ from orchestrator.run import main, parser, resolved
 from orchestrator.store import Record, Store
 
 CLI = Path(__file__).parents[1] / "golden" / "cli.txt"
-COMMANDS = ("train", "check", "ingest", "evaluate", "predict", "show", "runs", "demo", "report", "export")
+COMMANDS = ("train", "sweep", "check", "ingest", "evaluate", "predict", "show", "runs", "demo", "report", "export")
 
 
 def ran(capsys, *words):

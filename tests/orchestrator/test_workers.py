@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -154,6 +159,56 @@ def test_two_ray_workers_train_to_a_record(both, tmp_path, ray_of_two_cpus):
     two = lines(folder / "metrics.jsonl", "epoch")
     assert [row["loss/ctc"] for row in two] == pytest.approx([row["loss/ctc"] for row in one], rel=DRIFT)
     assert os.path.exists(folder / "record.json")
+
+
+@pytest.mark.ray
+def test_a_worker_that_is_told_to_go_and_one_that_hangs_cost_no_line_and_no_bit(both, tmp_path, ray_of_two_cpus):
+    """SIGTERM to one of two ranks, as before its node is taken away; then one that stands still."""
+    from orchestrator.live import LiveFolder
+    from orchestrator.worker import new_live_folder, train_on_ray
+
+    store = Store(tmp_path)
+    live = new_live_folder(store)
+    execution = Execution(workers=2, threads=1, device="cpu", timeout_s=6, checkpoint_every_s=0)
+    launch = partial(train_on_ray, recipe(), store, shards_in(both[0]), execution, live=live, only=["pretrain"])
+    with ThreadPoolExecutor() as pool:
+        done = pool.submit(launch)
+        first = ranks_once(live, done, lambda step: step >= 2)
+        os.kill(first[1]["pid"], signal.SIGTERM)
+        second = ranks_once(live, done, lambda step: step >= 8, but=first)
+        os.kill(second[1]["pid"], signal.SIGSTOP)
+        assert done.result(timeout=180)
+    said = [row["says"] for row in map(json.loads, (live / "events.jsonl").read_text().splitlines()) if "says" in row]
+    assert sum(line.startswith("2 workers: rank 0 on ") for line in said) == 3
+    node = first[1]["node"]
+    assert f"rank 1 on {node} got SIGTERM: another group of workers goes on from the newest checkpoint" in said
+    [hung] = [line for line in said if "hangs in" in line]
+    assert hung.startswith(f"warning: rank 1 on {node} (process {second[1]['pid']}) hangs in ")
+    assert "the whole process stands still; rank 0 waited 6 s for it (--timeout). Going on from the newest" in hung
+    [folder] = tmp_path.glob("runs/small/pretrain-*")
+    assert (folder / "metrics.jsonl").read_bytes() == (
+        stage_folders(both[1])["pretrain"] / "metrics.jsonl"
+    ).read_bytes()
+    record = json.loads((folder / "record.json").read_text())
+    assert record["execution"]["nodes"] == [node, node] and record["execution"]["workers_used"] == 2
+    assert LiveFolder(live).outcome()
+
+
+def ranks_once(live: Path, done: Future, enough: Callable[[int], bool], but: Sequence[dict] = ()) -> list[dict]:
+    """What both ranks of a group other than that of ``but`` tell, once training is at a step that is far ``enough``."""
+    from orchestrator.live import LiveFolder
+    from orchestrator.pulse import pulses
+
+    others = {each["pid"] for each in but}
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        if done.done():
+            raise AssertionError(f"it ended too soon: {done.result()}")
+        told, status = pulses(live), LiveFolder(live).status() or {}
+        if len(told) == 2 and not others & {each["pid"] for each in told} and enough(status.get("step", 0)):
+            return told
+        time.sleep(0.02)
+    raise AssertionError(f"never came so far: {told}, {status}")
 
 
 @pytest.mark.ray

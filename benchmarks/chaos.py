@@ -1,0 +1,239 @@
+"""Runs of a short two-stage recipe on a cluster whose processes are killed, against the same run left in peace.
+
+Run: ``unshare --pid --fork --mount-proc python -m benchmarks.chaos --runs 50`` (``--log FILE`` gathers several calls)
+
+Two workers on two nodes of one CPU, a head that trains nothing. In each run SIGKILL ends one process: in turn one of
+the run's Ray processes (a worker, its controller, ...), the raylet of a node, and the driver; at a moment drawn from
+the whole time that an undisturbed run takes, or, every other round, from the time that it trains. A node that died is
+replaced after three seconds; a driver that died is started again by the same command; nothing else is done. Every run
+must end with the metric lines and the weights of the undisturbed one, byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from benchmarks.nodes import Nodes, nodes, short_plan, started, train_command
+from orchestrator.journal import lines
+
+KINDS = ("worker", "raylet", "driver")
+NODE_BACK_S = 3.0
+LIMIT_S = 900.0
+WORKERS = 2
+EVERY_S = 0.5  # between checkpoints
+DYING_S = 1.0  # a rank may tell of the update it was in when another one died
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One run and its kill.
+
+    Attributes:
+        kind: what was killed; ``process`` is its name.
+        at_s: when, after the start.
+        phase: whether training had begun.
+        lost_steps: updates that were made and had to be made again.
+        recovered_s: from the kill until training went on.
+        seconds: the whole run.
+        same: metric lines and weights are those of the undisturbed run.
+    """
+
+    kind: str
+    process: str
+    at_s: float
+    phase: str
+    lost_steps: int
+    recovered_s: float
+    seconds: float
+    same: bool
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--runs", type=int, default=50)
+    options.add_argument("--seed", type=int, default=0, help="of processes and moments")
+    options.add_argument("--log", type=Path, help="append each run's line here, and print the table of all lines")
+    asked = options.parse_args()
+    kills: list[Kill] = []
+    if asked.log and asked.log.exists():
+        kills = [Kill(**json.loads(line)) for line in asked.log.read_text().splitlines()]
+    if asked.runs:
+        with tempfile.TemporaryDirectory(prefix="chaos-") as folder, nodes(WORKERS) as cluster:
+            for kill in some_kills(cluster, Path(folder), random.Random(f"{asked.seed}-{len(kills)}"), asked.runs):
+                kills.append(kill)
+                print(json.dumps(asdict(kill)), flush=True)
+                if asked.log:
+                    with asked.log.open("a") as file:
+                        file.write(json.dumps(asdict(kill)) + "\n")
+    print("\n".join(table(kills)))
+    if not all(kill.same for kill in kills):
+        raise SystemExit("a run did not end as the undisturbed one")
+
+
+def some_kills(cluster: Nodes, folder: Path, draw: random.Random, runs: int) -> Iterator[Kill]:
+    """Each run as it ends; two undisturbed ones come first and must agree."""
+    plan = short_plan(folder / "plan.json", epochs=5)
+    undisturbed(cluster, plan, folder / "first")  # makes the shards, too
+    wanted, seconds, trained_s = undisturbed(cluster, plan, folder / "second", shards=folder / "first" / "shards")
+    assert wanted == outcome(folder / "first"), "two undisturbed runs differ"
+    print(f"undisturbed: {seconds:.1f} s, {trained_s:.1f} of them from the first update on", flush=True)
+    for number in range(runs):
+        kind, in_training = KINDS[number % len(KINDS)], number // len(KINDS) % 2 == 0
+        run = Disturbed(cluster, plan, folder / f"run-{number}")
+        shutil.copytree(folder / "first" / "shards", run.store / "shards")
+        yield run.through(kind, draw.uniform(0, trained_s if in_training else seconds), in_training, draw, wanted)
+        shutil.rmtree(run.store)
+
+
+def undisturbed(
+    cluster: Nodes, plan: Path, store: Path, shards: Path | None = None
+) -> tuple[dict[str, str], float, float]:
+    """What a run comes to that nobody kills, its seconds, and those after its first update."""
+    if shards:
+        shutil.copytree(shards, store / "shards")
+    began, log = time.monotonic(), store.with_suffix(".log")
+    process = started(train_command(plan, store, workers=str(WORKERS), address=cluster.address), log)
+    if process.wait(timeout=LIMIT_S):
+        raise AssertionError(log.read_text())
+    seconds = time.monotonic() - began
+    [first] = store.glob("runs/demo/pretrain-*/speed.jsonl")
+    row = lines(first, "epoch")[0]
+    return outcome(store), seconds, time.time() - (row["time"] - row["seconds"])
+
+
+def outcome(store: Path) -> dict[str, str]:
+    """Hashes of each stage's metric lines and last weights."""
+    found = {}
+    for folder in sorted(store.glob("runs/demo/*")):
+        last = json.loads((folder / "record.json").read_text())["last"]
+        for path in [folder / "metrics.jsonl", *sorted((folder / last).glob("*.safetensors"))]:
+            found[f"{folder.name}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+@dataclass
+class Disturbed:
+    """One run of ``plan`` into ``store``, and who disturbs it."""
+
+    cluster: Nodes
+    plan: Path
+    store: Path
+
+    def through(self, kind: str, at_s: float, in_training: bool, draw: random.Random, wanted: dict[str, str]) -> Kill:
+        """Start, kill after ``at_s`` seconds, of training or in all, mend, and wait for the end."""
+        began, started_at = time.monotonic(), time.time()
+        process = self._start()
+        while in_training and self.step() is None and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(at_s)
+        before = self.step()
+        killed_at = time.time()
+        kind, name, node = self._kill(kind, process, draw)
+        if node is not None:
+            time.sleep(NODE_BACK_S)
+            self.cluster.bury(node)
+            self.cluster.add()
+        recovered_s, tries = 0.0, 0
+        while (code := process.poll()) != 0:
+            if code is not None:
+                tries += 1
+                assert kind == "driver" and tries == 1, f"ended with {code}: {self.log.read_text()}"
+                process = self._start()
+            recovered_s = recovered_s or self._recovered(killed_at)
+            assert time.monotonic() - began < LIMIT_S, f"no end: {self.log.read_text()}"
+            time.sleep(0.05)
+        return Kill(
+            kind=kind, process=name, at_s=round(killed_at - started_at, 2), phase="training" if before else "starting",
+            lost_steps=self._lost(before, killed_at), recovered_s=round(recovered_s or time.time() - killed_at, 2),
+            seconds=round(time.monotonic() - began, 1), same=outcome(self.store) == wanted,
+        )  # fmt: skip
+
+    @property
+    def log(self) -> Path:
+        return self.store / "launch.log"
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = train_command(
+            self.plan, self.store, workers=str(WORKERS), address=self.cluster.address, every_s=EVERY_S
+        )
+        return started(command, self.log)
+
+    def _kill(self, kind: str, driver: subprocess.Popen[bytes], draw: random.Random) -> tuple[str, str, Any]:
+        """SIGKILL; what was killed, its name, and the node that went with it. The driver stands in for no workers."""
+        if kind == "raylet":
+            node = draw.choice(self.cluster.alive)
+            self.cluster.raylet(node).kill()
+            return "raylet", "raylet", node
+        actors = [(each, title) for each in psutil.process_iter() if (title := _title(each)).startswith("ray::")]
+        busy = [(each, title) for each, title in actors if "IDLE" not in title and "Agent" not in title]
+        if kind == "worker" and busy:
+            process, title = draw.choice(busy)
+            process.kill()
+            name = title.removeprefix("ray::").split(".")[0].strip()
+            return kind, name, None
+        driver.kill()  # nothing is left to kill where the run has just ended
+        driver.wait()
+        return "driver", "driver", None
+
+    def step(self) -> tuple[str, int] | None:
+        """The stage and its updates that the run told last."""
+        told = sorted(self.store.glob("live/*/status.json"), key=lambda path: path.stat().st_mtime)
+        if not told:
+            return None
+        status = json.loads(told[-1].read_text())
+        return (status["stage"], status["step"]) if "step" in status else None
+
+    def _recovered(self, killed_at: float) -> float:
+        """Seconds from the kill until an update was told again that the dying group cannot have made; 0 before."""
+        told = [path.stat().st_mtime for path in self.store.glob("live/*/status.json")]
+        after = [at for at in told if at > killed_at + DYING_S]
+        return min(after) - killed_at if after else 0.0
+
+    def _lost(self, before: tuple[str, int] | None, killed_at: float) -> int:
+        """Updates told before the kill that came again afterwards."""
+        if before is None:
+            return 0
+        stage, step = before
+        [folder] = self.store.glob(f"runs/demo/{stage}-*")
+        resumed = [row["step"] for row in lines(folder / "speed.jsonl", "resumed") if row["time"] > killed_at]
+        ended = json.loads((folder / "record.json").read_text())["steps"] == step
+        return 0 if ended else max(step - (resumed[0] if resumed else 0), 0)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def table(kills: Sequence[Kill]) -> list[str]:
+    """Markdown: kills by what was killed and when, the work they cost, and whether the outcome was the same."""
+    rows = ["| killed | while | runs | same outcome | lost updates, median (most) | recovered after, median (most) s |",
+            "|---|---|---|---|---|---|"]  # fmt: skip
+    for kind, phase in sorted({(kill.kind, kill.phase) for kill in kills}):
+        these = [kill for kill in kills if (kill.kind, kill.phase) == (kind, phase)]
+        lost, back = [kill.lost_steps for kill in these], [kill.recovered_s for kill in these]
+        rows.append(
+            f"| {kind} | {phase} | {len(these)} | {sum(kill.same for kill in these)} | "
+            f"{median(lost):.0f} ({max(lost)}) | {median(back):.1f} ({max(back):.1f}) |"
+        )
+    return [*rows, f"{len(kills)} runs, {sum(kill.same for kill in kills)} as the undisturbed one"]
+
+
+if __name__ == "__main__":
+    main()
