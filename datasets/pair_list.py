@@ -21,6 +21,7 @@ from datasets.plate_notes import listed_lines, notes_beside
 from datasets.plate_pairs import without_leaks
 from datasets.plate_text import BadLabel, PlateLabels
 from datasets.rectify import Rectified
+from datasets.register import Register, Registered
 from datasets.row import BadImage, ImageRef, Reject, Row, SourceError
 
 
@@ -34,12 +35,14 @@ class PairList:
         rectify: make both pictures of a pair upright by the noted corners, which were measured in the high-resolution
             one. The published sets are cut out already.
         margin: kept around a plate that is made upright, as a share of it.
+        register: bring the high resolution of each pair onto the low one; as they come when none.
     """
 
     pairs: str = "split.txt"
     labels: PlateLabels = field(default_factory=PlateLabels)
     rectify: bool = False
     margin: float = 0.03
+    register: Register | None = None
 
     def rows(self, root: Path | None) -> Iterator[Row | Reject]:
         folder = existing_folder(root, source="PairList")
@@ -75,7 +78,10 @@ class PairList:
         except BadImage as error:
             return rejected(low, error)
         extras = {"type": notes.kind, "layout": layout, "rectified": self.rectify}
-        return Row(id=low, image=refs[0], target=refs[1], text=plate, group=plate, split=split, extras=extras)
+        target = refs[1]
+        if self.register is not None:
+            target = Registered(image=target, onto=refs[0], how=self.register, strict=split == "train")
+        return Row(id=low, image=refs[0], target=target, text=plate, group=plate, split=split, extras=extras)
 
 
 def size_of(image: ImageFile) -> tuple[int, int]:

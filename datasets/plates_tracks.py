@@ -27,6 +27,7 @@ from datasets.on_disk import existing_folder, file_bytes, rejected, storable, ut
 from datasets.plate_splits import stratified_splits
 from datasets.plate_text import BadLabel, PlateLabels
 from datasets.rectify import Corners, Rectified, corners_of
+from datasets.register import Register, Registered
 from datasets.row import BadImage, ImageRef, Reject, Row, SourceError
 from datasets.splits import check_shares
 
@@ -46,6 +47,7 @@ class PlateTracks:
     Attributes:
         labels: which texts can be right.
         margin: kept around plates with corners, as a share of the plate.
+        register: bring the high resolution of pairs without corners onto the low one; as they come when none.
         valid_share: share of the plates held out for validation.
         test_share: likewise for test.
         seed: which plates those are.
@@ -53,6 +55,7 @@ class PlateTracks:
 
     labels: PlateLabels = field(default_factory=PlateLabels)
     margin: float = 0.03
+    register: Register | None = None
     valid_share: float = 0.1
     test_share: float = 0.1
     seed: int = 0
@@ -134,6 +137,8 @@ class PlateTracks:
             "rectified": len(cut) == len(files),
         }
         target = images[1] if high else None
+        if target is not None and self.register is not None and len(cut) < len(files):
+            target = Registered(image=target, onto=images[0], how=self.register, strict=split == "train")
         return Row(id=id, image=images[0], target=target, text=track.plate, group=track.plate, split=split,
                    extras=extras)  # fmt: skip
 

@@ -222,16 +222,16 @@ class TrainingData:
                 mine = of_rank(step, rank=self.ranks.rank, ranks=self.ranks.count)
                 micro = min(self.stage.optim.accumulate, len(mine.samples))
                 parts = np.array_split(mine.samples, micro)
-                yield [self._collated(Step(part, step.width), epoch) for part in parts]
+                yield [self.collated(Step(part, step.width), epoch) for part in parts]
 
         with ahead(gathered(), depth=PREFETCH) as steps:
             yield ([self._batch(collated, epoch) for collated in step] for step in steps)
 
     def batch_of(self, step: Step) -> Batch:
         """The samples of ``step``, whatever rank this is, augmented as in the first epoch."""
-        return self._batch(self._collated(step, 0), 0)
+        return self._batch(self.collated(step, 0), 0)
 
-    def _collated(self, step: Step, epoch: int) -> Collated:
+    def collated(self, step: Step, epoch: int) -> Collated:
         """The samples of ``step`` as they are seen in ``epoch``; NumPy and OpenCV alone."""
         collated = self.samples.collated(step)
         if self.worn is None:

@@ -97,6 +97,8 @@ def report(place: Path, store: Store, execution: Execution, *, storage: str = ""
     from orchestrator.report import write_report
 
     folder = (place.parent if place.name == "record.json" else place).expanduser().resolve()
+    if folder.parent.parent.name == "runs":  # its ancestors and its shards lie in the store that it lies in
+        store = Store(folder.parents[2])
     if (folder / SWEEP).exists():
         from orchestrator.sweep.report import write_sweep_report
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import commands, commands_train
 from orchestrator.adoption import Adopted, with_adopted
 from orchestrator.execution import Execution
+from orchestrator.identity import fingerprint
 from orchestrator.plan import Asha, Median, PlanError, Recipe, Search, Stage
 from orchestrator.store import Store
 
@@ -63,10 +64,9 @@ def sweep(
     shards = ingested(recipe, store, roots=roots, sources=sources)
     contents = {source: Manifest.read(folder).content for source, folder in shards.items()}
     above = ancestors(recipe, stage)
-    if above:
-        code = commands_train.train_stages(
-            recipe, store, replace(execution, workers=min(execution.workers, 1)), shards, only=above,
-            trackers=trackers, report=False,
+    if above and any(not _recorded(name, recipe, store, contents) for name in above):
+        code = commands_train.train_each(
+            recipe, store, execution, shards, names=above, trackers=trackers, report=False
         )  # fmt: skip
         if code != commands.DONE:
             return code
@@ -94,6 +94,16 @@ def search_stage(
     if code == commands.DONE and adopted is None:
         raise PlanError(f"no trial of {made.name} has finished; stage {stage.name!r} has no result to go on from")
     return code
+
+
+def _recorded(name: str, recipe: Recipe, store: Store, contents: Mapping[str, str]) -> bool:
+    """Whether a stage has its record, as its sweep has made it where it is searched."""
+    known, _ = with_adopted(recipe, store, contents)
+    stage = known.stage(name)
+    return (
+        stage.search is None
+        and store.read(store.folder(recipe.name, name, fingerprint(known, stage, contents))) is not None
+    )
 
 
 def ancestors(recipe: Recipe, stage: Stage) -> list[str]:

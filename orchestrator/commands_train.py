@@ -31,11 +31,21 @@ def train(
     trackers: str = "none", report: bool = True,
 ) -> int:  # fmt: skip
     """Ingest what is not, then train; a stage that is searched is swept in place of that, and its winner adopted."""
-    from orchestrator.commands_sweep import search_stage
     from orchestrator.sources import ingested
 
     shards = ingested(recipe, store, roots=roots, sources=sources)
-    left = list(only) or [stage.name for stage in recipe.stages]
+    names = list(only) or [stage.name for stage in recipe.stages]
+    return train_each(recipe, store, execution, shards, names=names, trackers=trackers, report=report)
+
+
+def train_each(
+    recipe: Recipe, store: Store, execution: Execution, shards: Mapping[str, Path], *,
+    names: Sequence[str], trackers: str, report: bool,
+) -> int:  # fmt: skip
+    """Train these stages in order, each as its sweep has made it where it is searched."""
+    from orchestrator.commands_sweep import search_stage
+
+    left = list(names)
     while left:
         recipe = adopted_in(recipe, store, shards)
         searched = {stage.name for stage in recipe.stages if stage.search}
@@ -67,9 +77,9 @@ def train_stages(
     stages = _folders(recipe, store, shards, only)
     live = LiveFolder(new_live_folder(store))
     launch = train_on_ray if execution.workers else train_here
-    received = stop_on_signals(live)
     if execution.workers:
         get_ready()
+    received = stop_on_signals(live)  # after Ray, whose start takes SIGTERM for itself
     with following(recipe, store, stages, sinks, say=say) as tracking:
         done = watch(live, lambda: launch(recipe, store, shards, execution, live=live.folder, only=only))
         shutil.rmtree(live.folder)

@@ -24,6 +24,8 @@ LATER: Mapping[str, Mapping[str, Any]] = {  # settings that came when stages had
         "freeze_norm": False,
         "wear": None,
     },
+    "datasets.plates_tracks.PlateTracks": {"register": None},
+    "datasets.pair_list.PairList": {"register": None},
 }
 OWN_PACKAGES = ("models", "datasets", "orchestrator", "tune_spaces")
 
@@ -71,7 +73,7 @@ def fingerprint(recipe: Recipe, stage: Stage, data: Mapping[str, str]) -> str:
         "image": recipe.image.sha256,
         "alphabet": recipe.alphabet.sha256,
         "stage": _decisive(plain(stage)),
-        "data": {name: data.get(name) or plain(recipe.sources[name]) for name in stage.sources},
+        "data": {name: data.get(name) or _as_ever(plain(recipe.sources[name])) for name in stage.sources},
         "start_from": fingerprint(recipe, parent, data) if parent else None,
     }
     shares = list(stage.data.shares)

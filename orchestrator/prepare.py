@@ -27,6 +27,7 @@ import datasets.pair_image
 import datasets.paper_light
 import datasets.paper_ops
 import datasets.rectify
+import datasets.register
 import datasets.ssim
 import datasets.worn_line
 import datasets.worn_paper
@@ -166,7 +167,7 @@ class Fitted:
         pixels: ``(height, width)`` or ``(height, width, 3)`` uint8; of a pair the low resolution.
         target: what a pair that has both is to become: ``scale`` times as high and wide, with as many channels.
         box: where in ``pixels`` the picture lies.
-        told: what the image says of itself, for the row's extras.
+        told: what the pictures say of themselves, for the row's extras.
         squeezed: whether it was narrowed to the spec's ``max_width``.
     """
 
@@ -183,8 +184,9 @@ def fit(row: Row, image: ImageSpec | Pairs) -> Fitted:
     height, width = original.shape[:2]
     squeezed = not isinstance(image, PairSpec) and image.natural_width(height, width) > image.max_width
     if isinstance(image, Pairs):
-        target = loaded(row.target)[0] if row.target is not None else None
+        target, more = loaded(row.target) if row.target is not None else (None, {})
         low, high = image.prepare(original, target)
+        told = {**told, **more}
         return Fitted(pixels=low, target=high, box=image.box(height, width), told=told, squeezed=squeezed)
     pixels = image.prepare(original)
     return Fitted(pixels=pixels, box=(0, 0, *pixels.shape[:2]), told=told, squeezed=squeezed)
@@ -236,7 +238,7 @@ def _code(lines: bool, pairs: bool) -> str:
         modules += [datasets.worn_line, datasets.worn_paper]
     elif pairs:
         modules += [datasets.pair_image, datasets.rectify, datasets.degraded, datasets.degrade, datasets.degrade_ops]
-        modules += [datasets.ssim]
+        modules += [datasets.ssim, datasets.register]
     return digest([*map(inspect.getsource, modules), cv2.__version__, pa.__version__])
 
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 pytest.importorskip("psutil", reason="the figures need psutil: pip install -e '.[dev]'")
 
-from benchmarks import document_step, gpu_documents, wear
+from benchmarks import document_step, gpu_documents, wear, worn_anew
 from benchmarks.lines import clean_line
 from benchmarks.plain_documents import with_weights_of
 
@@ -89,7 +89,7 @@ def test_gradient_noise_is_smooth_and_about_nothing():
 def test_smoke_runs_end_in_tables(monkeypatch, capsys):
     monkeypatch.setitem(document_step.SIZES, "64x512", (32, 128, 1))
     monkeypatch.setitem(wear.SIZES, "64x512", (32, 128))
-    for script, more in ((document_step, []), (document_step, ["--parts"]), (wear, [])):
+    for script, more in ((document_step, []), (document_step, ["--parts"]), (wear, []), (worn_anew, [])):
         monkeypatch.setattr(sys, "argv", ["script", "--quick", "--threads", "1", "--sizes", "64x512", *more])
         script.main()
         said = capsys.readouterr().out

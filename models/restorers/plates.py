@@ -29,7 +29,8 @@ class PlateRestorerConfig:
         growth: channels that each dense layer adds.
         layers: dense layers of a block.
         scale: the output's height over the input's; 1 only sharpens.
-        deformable: how the enhanced attention samples; ``none`` is a plain 3x3 convolution.
+        deformable: how the enhanced attention samples; ``none`` is a plain 3x3 convolution. Each kind runs anywhere, in
+            plain Torch where nothing faster is there, so that none has to be another one in disguise.
         groups: sets of offsets of a deformable convolution; the papers of DCNv1 and DCNv2 have 1.
         characters: multi-scale character attention before enlarging; none when omitted.
     """

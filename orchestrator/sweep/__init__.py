@@ -18,6 +18,7 @@ from pathlib import Path
 from orchestrator.adoption import Adopted, adopt, base_of, note_of
 from orchestrator.execution import Execution
 from orchestrator.identity import fingerprint, plain
+from orchestrator.live import RunFailed
 from orchestrator.manifest import Manifest
 from orchestrator.override import override
 from orchestrator.plan import PlanError, Recipe
@@ -26,7 +27,7 @@ from orchestrator.store import Store
 from orchestrator.sweep.board import Board, Proposal, Row
 from orchestrator.sweep.space import Space
 from orchestrator.sweep.trial import STOP, Job, Planned, alone_in
-from orchestrator.sweep.tuning import Desk, UnderWay, run_trials
+from orchestrator.sweep.tuning import HOPELESS, Desk, UnderWay, run_trials
 
 STUDY = "study.db"
 
@@ -138,6 +139,9 @@ def run_sweep(
         execution: of each trial; ``workers`` above 1 makes it a group of its own.
         budget_s: seconds after which trials under way save a checkpoint and end, to be continued; 0 for no limit.
         begun: is shown each trial as it begins.
+
+    Raises:
+        RunFailed: nothing but failures came of the first trials.
     """
     from orchestrator.worker import get_ready
 
@@ -149,7 +153,12 @@ def run_sweep(
     scratch = sweep.folder / f".tune-{os.getpid()}"
     with alone_in(sweep.folder, wait_s=10.0), _ends_after(budget_s, stop):
         run_trials(desk, sweep.job(execution), resources=resources, retries=execution.retries, scratch=scratch)
-    return not desk.board.counts()["interrupted"] and board.exhausted
+    if desk.hopeless:
+        raise RunFailed(
+            f"{sweep.name}: the first {HOPELESS} trials failed, the last one for: {board.rows()[-1].reason}. No more "
+            "are made; mend that, and begin another sweep with --name"
+        )
+    return not board.counts()["interrupted"] and board.exhausted
 
 
 @contextmanager
@@ -219,13 +228,13 @@ def _bring_home(sweep: Sweep, row: Row) -> None:
     home = sweep.store.folder(sweep.recipe.name, sweep.space.stage, row.fingerprint)
     if sweep.store.read(home) is not None:
         return
-    draft = home.with_name(f".{home.name}.{os.getpid()}.draft")
+    draft = sweep.folder / f".{home.name}.{os.getpid()}.draft"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.parent.mkdir(parents=True, exist_ok=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
     ignored = shutil.ignore_patterns(".lock", "live", "tracked.json")
     shutil.copytree(sweep.folder / row.folder, draft, ignore=ignored, copy_function=_linked)
     if home.exists():  # begun by `train`, never finished
-        home.rename(home.with_name(f".{home.name}.{time.time_ns()}.unfinished"))
+        home.rename(sweep.folder / f"replaced-{time.time_ns()}-{home.name}")
     os.replace(draft, home)
 
 

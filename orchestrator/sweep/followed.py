@@ -60,15 +60,15 @@ class Following:
         return standing, [at for at in places if not self._has_all(at.folder)]
 
     def _at(self, row: Row) -> TrialAt:
-        recipe, name, folder = self.sweep.recipe, self.sweep.space.stage, self.sweep.folder / f"trial{row.number:04d}"
-        stage = recipe.stage(name)
+        recipe, name, own = self.sweep.recipe, self.sweep.space.stage, f"trial{row.number:04d}"
         try:
-            planned = self.sweep.planned(Proposal(number=row.number, changes=row.changes))
-            stage, folder = planned.stage, planned.folder
-        except PlanError:
-            pass  # its settings do not go together; that is why it failed
+            stage = self.sweep.planned(Proposal(number=row.number, changes=row.changes)).stage
+        except PlanError:  # its settings do not go together; that is why it failed
+            stage = recipe.stage(name)
+        if row.folder.startswith(f"{own}-"):  # else it was not trained, or has another trial's result
+            own = row.folder
         number = [each.name for each in recipe.stages].index(name)
-        return TrialAt(number, stage, folder, trial=row.number, changes=row.changes)
+        return TrialAt(number, stage, self.sweep.folder / own, trial=row.number, changes=row.changes)
 
     def _is_left(self, row: Row) -> bool:
         """Whether no process is at work in the trial's folder any more, so that its journal is complete."""

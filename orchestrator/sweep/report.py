@@ -191,8 +191,8 @@ def saved(told: Told) -> Section:
     says = (f"Pruning left out {left} of {planned} planned epochs ({percent(left / planned)}), in {len(cut)} trials."
             if planned else "Nothing was planned yet.")  # fmt: skip
     table = Table(
-        caption="Epochs by outcome. A finished trial may have stopped early by its own rule; seconds are of each "
-        "trial's last attempt, summed over trials that ran side by side.",
+        caption="Epochs by outcome. A finished trial may have stopped early by its own rule, or have the settings of "
+        "an earlier one and its result; seconds are of each trial's last attempt, summed over trials side by side.",
         columns=("outcome", "trials", "epochs trained", "epochs planned", "share", "seconds"), rows=rows,
     )  # fmt: skip
     return Section(title="What pruning saved", anchor="saved", blocks=[Text(says=says), table])

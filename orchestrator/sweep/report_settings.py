@@ -13,6 +13,11 @@ from orchestrator.sweep.space import value_at
 from orchestrator.sweep.told import DIRECTIONS, Told, range_of
 from orchestrator.sweep.weighed import FEW, Weighed, weighed
 
+MEANS = {
+    "fANOVA": "share of the variance of the values that the setting explains",
+    "PED-ANOVA": "share in deciding who is among the best tenth",
+}
+
 
 def settings(told: Told) -> Section:
     """The space, what was tried in it, and what mattered."""
@@ -50,13 +55,13 @@ def _importance(told: Told, metric: str, found: Weighed) -> list[Block]:
     if not found.method:
         return [Text(says=f"{title}: {found.why}.", tone="quiet")]
     shares = {told.short(name): share for name, share in found.shares.items()}
-    what = {"fANOVA": "share of the variance of the values that the setting explains",
-            "PED-ANOVA": "how far the setting decides who is among the best; settings that depend on another are "
-            "judged within the trials that had them"}  # fmt: skip
     few = f" So few trials give a hint, and no more ({FEW} are wanted)." if found.trials < FEW else ""
-    partly = [f"{told.short(name)} in {had}" for name, had in found.had.items() if had < found.trials]
-    some = f" Conditional: {', '.join(partly)} of them." if partly else ""
-    caption = f"{found.method}: {what[found.method]}. Over {found.trials} finished trials.{some}{few}"
+    partly = {name: f"{told.short(name)} in {had}" for name, had in found.had.items() if had < found.trials}
+    judged = [says for name, says in partly.items() if name in found.shares]
+    left = [says for name, says in partly.items() if name not in found.shares]
+    some = f" Among those alone that had it: {', '.join(judged)}." if judged else ""
+    some += f" Left out, for too few had it: {', '.join(left)}." if left else ""
+    caption = f"{found.method}: {MEANS[found.method]}, over {found.trials} finished trials.{some}{few}"
     first = next(iter(shares), NOTHING)
     svg = plots.bars(shares, ident=f"importance-{told.about.metrics.index(metric)}",
                      alt=f"Importance for {metric}; most important is {first}.")  # fmt: skip

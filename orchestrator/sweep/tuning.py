@@ -33,6 +33,7 @@ QUIET = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "100000",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+HOPELESS = 5  # trials that fail before any has come to something: then no more are made
 UNWIND_S = "600"  # how long a process may take to end a trial, its checkpoint written, before the next one begins
 
 
@@ -82,7 +83,7 @@ class Desk:
 
     def propose(self) -> Asked | str | None:
         """The next trial; None while all places are taken, ``Searcher.FINISHED`` when there is none."""
-        while not self.over() and not self.board.exhausted:
+        while not self.over() and not self.board.exhausted and not self.hopeless:
             if len(self.under_way) >= self.limit:
                 return None
             proposal, asked_at = self.board.next(), time.time()
@@ -105,6 +106,12 @@ class Desk:
             self.begun(trial)
             return Asked(number=proposal.number, changes=proposal.changes, asked_at=asked_at, rungs=rungs)
         return Searcher.FINISHED
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether nothing but failures came of the first trials."""
+        counts = self.board.counts()
+        return counts["failed"] >= HOPELESS and not counts["finished"] and not counts["pruned"]
 
     def take(self, number: int, told: Mapping[str, Any]) -> bool:
         """Take in what a trial tells. True where it is to be cut."""

@@ -195,11 +195,12 @@ class _Fold:
         """Lines of speed.jsonl, in order; each waits until the step at which its epoch ended is known."""
         while self.waiting and self.waiting[0][1].get("epoch", 0) in self.steps:
             end, row = self.waiting.pop(0)
-            numbers = {f"speed/{name}": value for name, value in (_numbers(row) | _of_ranks(row)).items()}
-            if row["kind"] == "event" and row.get("event") != "resumed":
+            if row["kind"] == "epoch":
+                numbers = {f"speed/{name}": value for name, value in (_numbers(row) | _of_ranks(row)).items()}
+            elif row["kind"] == "event" and row.get("event") != "resumed":
                 self.speed_events += 1
                 numbers = {"speed/events": float(self.speed_events)}
-            elif row["kind"] != "epoch":
+            else:
                 continue
             epoch = row.get("epoch", 0)
             yield from (Point("speed.jsonl", end, safe(name), value, epoch, self.steps[epoch], row["time"])

@@ -50,8 +50,9 @@ def sweep_in(
 def begin(sweep: Sweep, board: Board) -> Proposal:
     """The next trial, under way, with a plan in its folder as training leaves it."""
     proposal = board.next()
-    board.propose_changes(proposal.number, proposal.changes)
     planned = sweep.planned(proposal)
+    facts = Facts(fingerprint=planned.fingerprint, folder=planned.folder.name, planned=EPOCHS)
+    board.note(proposal.number, proposal.changes, facts)
     write_lines(planned.folder / "plan.json", plain(planned.recipe))
     return proposal
 

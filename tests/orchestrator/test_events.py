@@ -225,6 +225,15 @@ def test_a_slow_rank_is_a_straggler(busy, slow):
     assert clocked(busy=busy, seconds=4.9) == []
 
 
+def test_ranks_are_named_with_their_nodes_where_these_are_known():
+    found = clocked(busy=[5.0, 9.0], waited=[1.5, 0.0], nodes=("gpu-1:ab", "gpu-2:cd"))
+    waits, straggles = found
+    assert waits.says.startswith("rank 0 on gpu-1:ab waited 1.5") and waits.evidence["node"] == "gpu-1:ab"
+    assert straggles.says.startswith("rank 1 on gpu-2:cd was busy for 9.0") and straggles.evidence["nodes"] == [
+        "gpu-2:cd"
+    ]
+
+
 def test_suspected_labels_are_told_at_first_and_when_twice_as_many_are():
     stage, seen, told = a_stage(epochs=9, mining=Mining(suspect_after=4, curriculum=Curriculum(epochs=9))), Seen(), []
     for count in (0, 3, 5, 6, 11):

@@ -13,8 +13,10 @@ from pkgutil import iter_modules
 import pytest
 
 import orchestrator.recipes
+from datasets.plates_tracks import PlateTracks
+from datasets.register import Register
 from models.losses.text import ctc, infeasible
-from orchestrator import plan
+from orchestrator import identity, plan
 from orchestrator.execution import Execution
 from orchestrator.identity import digest, fingerprint, plain
 from orchestrator.override import from_plain, override
@@ -186,3 +188,13 @@ def test_a_plan_holds_no_setting_that_nothing_reads():
         schedule = {each for method in methods(written, "factor") for each in read_in(method)}
         idle += [f"{name}.{each.name}" for each in fields(getattr(plan, name)) if each.name not in (schedule or read)]
     assert idle == []
+
+
+def test_a_later_setting_of_a_source_changes_no_fingerprint_while_it_is_not_used(monkeypatch):
+    plates = override(import_module("orchestrator.recipes.plates").recipe(), {"sources.plates": PlateTracks()})
+    asked = override(plates, {"sources.plates.register": Register()})
+    now = fingerprint(plates, plates.stages[0], {})
+    assert fingerprint(asked, asked.stages[0], {}) != now
+    known = {name: fields for name, fields in identity.LATER.items() if not name.startswith("datasets.")}
+    monkeypatch.setattr(identity, "LATER", known)
+    assert fingerprint(plates, plates.stages[0], {}) != now  # now that the setting is said although it is not used

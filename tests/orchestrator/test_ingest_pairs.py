@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from small import made_of, numbered_row
@@ -17,6 +18,8 @@ from small_pairs import FRAMES, PLATES, SPEC, Noisy, pair_row, pairs_of, plates_
 from datasets.degrade import Chain, Shrink
 from datasets.plate_folder import PlateFolder
 from datasets.plate_text import PlateLabels
+from datasets.plates_tracks import PlateTracks
+from datasets.register import Register
 from orchestrator.ingest import REJECTS, ingest, make_here
 from orchestrator.manifest import summary
 from orchestrator.prepare import Preparation, ShardSpec, make_row
@@ -167,3 +170,28 @@ def test_real_plates_become_pairs(tmp_path):
     shrunk = high.reshape(len(high), 16, 2, 48, 2, 3).mean((2, 4))
     assert np.abs(shrunk - low).mean() < 12  # a picture that was shrunk and enlarged, and nothing else
     assert {shards.extras(i)["layout"] for i in range(0, shards.size, 50)} == {"us", "eu"}
+
+
+def lettered(text: str, *, moved: int = 0) -> np.ndarray:
+    """``(64, 192, 3)`` a text, so many pixels to the right and half as many down."""
+    picture = np.full((64, 192, 3), 210, np.uint8)
+    return cv2.putText(picture, text, (14 + moved, 46 + moved // 2), cv2.FONT_HERSHEY_SIMPLEX, 1.25, (25, 25, 30), 4)
+
+
+def test_how_well_a_pair_lies_in_register_is_stored_and_one_that_does_not_is_counted(tmp_path):
+    for number, (low, high) in enumerate([("ABC1234", "ABC1234"), ("ABC1235", "ABC1235"), ("ABC1236", "XX")]):
+        track = tmp_path / "Scenario-B" / "Brazilian" / f"track_{number}"
+        track.mkdir(parents=True)
+        cv2.imwrite(str(track / "lr-1.png"), cv2.resize(lettered(low), (64, 21), interpolation=cv2.INTER_AREA))
+        cv2.imwrite(str(track / "hr-1.png"), lettered(high, moved=8))
+        (track / "annotations.json").write_text(json.dumps({"plate_text": low}))
+    source = PlateTracks(valid_share=0, test_share=0, register=Register())
+    folder = ingest(
+        source, tmp_path, name="tracks", image=SPEC, alphabet=PLATES, frames=FRAMES, store=tmp_path / "store",
+        make=make_here,
+    )  # fmt: skip
+    shards = Shards.open(folder, verify=True)
+    assert shards.manifest.counts["train"] == 2 and shards.manifest.rejects == {"unregistered": 1}
+    for row in range(2):
+        told = shards.extras(row)["registered"]
+        assert told["motion"] == "homography" and told["correlation"] > 0.95 > 0.7 > told["before"]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,11 +107,12 @@ def test_an_epoch_that_was_lost_draws_the_same_samples_again(undisturbed, tmp_pa
     real = loop.drawn_now
     monkeypatch.setattr(loop, "drawn_now", drawn_now)
     rarely = replace(CPU, checkpoint_every_s=1e9)
-    assert train(tmp_path, only=STAGES[:4], execution=rarely)
+    root = Path(shutil.copytree(undisturbed, tmp_path / "store"))
+    shutil.rmtree(folder_of(root, "hard_mining"))
     with pytest.raises(Killed):
-        train(tmp_path, watch=Killer(after=after), execution=rarely)
-    assert train(tmp_path, execution=rarely)
-    assert outcome(tmp_path) == outcome(undisturbed)
+        train(root, watch=Killer(after=after), execution=rarely)
+    assert train(root, execution=rarely)
+    assert outcome(root) == outcome(undisturbed)
     epochs = [epoch for epoch, _ in drawn]
     again = (after - 1) // 3  # three updates an epoch
     assert epochs == sorted([0, 1, 2, again] if (after - 1) % 3 else [0, 1, 2])

@@ -20,6 +20,7 @@ from seen import Page
 
 from models.text import PRINTABLE94
 from orchestrator.batches import samples_of
+from orchestrator.commands import runs
 from orchestrator.evaluate import outputs, read_of
 from orchestrator.execution import Execution
 from orchestrator.pipeline import Machine
@@ -187,6 +188,19 @@ def test_weights_from_elsewhere_are_named_by_their_hash(store):
         page.row("second")[3] == "weights from elsewhere, SHA-256 abababababab: cnn, last layer carried over by symbol"
     )
     assert "Stage 0: first" not in page.texts and "is not in this store" not in page.text
+
+
+def test_a_stage_that_is_a_trial_of_a_sweep_says_of_which_and_what_it_changed(store, page, capsys):
+    assert "Stages that are trials of a sweep." not in page.text
+    path = folder_of(store, "first") / "record.json"
+    record = json.loads(path.read_text())
+    changes = {"stages.first.optim.lr": 0.001, "stages.first.schedule": {"is": "Cosine", "warmup": 0.1}}
+    record["trial"] = {"sweep": "mine-0123", "number": 7, "changes": changes}
+    path.write_text(json.dumps(record))
+    told = "stages.first.optim.lr 0.001, stages.first.schedule Cosine(warmup 0.1)"
+    assert ["first", "mine-0123", "7", told] in rewritten(store).rows
+    runs(store, None)
+    assert ", trial 7 of mine-0123: stages.first.optim.lr=0.001, stages.first.schedule={" in capsys.readouterr().out
 
 
 def add_lines(folder: Path, *lines: dict) -> None:

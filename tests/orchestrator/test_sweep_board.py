@@ -6,9 +6,12 @@ import math
 
 import optuna
 import pytest
+from ray.tune.search import Searcher
 
 from orchestrator.plan import Asha, Median, PlanError, Search
 from orchestrator.sweep.board import Facts
+from orchestrator.sweep.trial import Asked, Planned
+from orchestrator.sweep.tuning import HOPELESS, Desk
 from tests.orchestrator.small_sweep import a_board, a_recipe, a_space, rate_and_schedule
 
 CER = "worn/cer"
@@ -132,6 +135,40 @@ def test_several_metrics_have_a_front_and_a_rule_that_picks(tmp_path):
         assert not board.reached(0, 1, 0.9, planned=[1])  # nothing is cut: no order among several metrics
         fronts[pick] = (board.pareto(), board.winner().number)
     assert fronts == {"first": ([0, 1, 2], 0), "knee": ([0, 1, 2], 1)}
+
+
+def desk_of(board, folder):
+    """A desk whose plans are all the same, and what it said."""
+    said = []
+    plan = Planned(recipe=board.recipe, stage=board.recipe.stages[-1], fingerprint="f", folder=folder / "t")
+    return Desk(board, folder, lambda proposal: plan, 2, lambda: False, said.append), said
+
+
+def test_a_trial_with_the_very_settings_of_a_finished_one_is_not_made_again(tmp_path):
+    board = a_board(tmp_path, search=Search(space="made", trials=3))
+    desk, said = desk_of(board, tmp_path)
+    first = desk.propose()
+    desk.take(first.number, {"outcome": "finished", "values": {CER: 0.25}, "epochs": 3})
+    assert desk.propose() == Searcher.FINISHED  # the other two have its fingerprint
+    assert [(row.outcome, row.values, row.epochs) for row in board.rows()] == [
+        ("finished", {CER: 0.25}, 3), ("finished", {CER: 0.25}, 0), ("finished", {CER: 0.25}, 0),
+    ]  # fmt: skip
+    assert board.rows()[2].reason == "the same settings as trial 0" and len(said) == 3
+
+
+def test_a_sweep_of_which_nothing_comes_ends_early(tmp_path):
+    board = a_board(tmp_path, search=Search(space="made", trials=100))
+    desk, _ = desk_of(board, tmp_path)
+    while isinstance(asked := desk.propose(), Asked):
+        desk.take(asked.number, {"outcome": "failed", "reason": "the disk is full"})
+    assert asked == Searcher.FINISHED and desk.hopeless and len(board.rows()) == HOPELESS
+    assert all(row.reason == "the disk is full" for row in board.rows())
+
+
+def test_no_more_trials_are_under_way_than_there_are_places(tmp_path):
+    desk, _ = desk_of(a_board(tmp_path), tmp_path)
+    assert isinstance(desk.propose(), Asked) and isinstance(desk.propose(), Asked)
+    assert desk.propose() is None
 
 
 def test_optuna_itself_reads_the_study(tmp_path):

@@ -81,7 +81,8 @@ def test_it_draws_what_it_promises_and_needs_nothing_else(seen):
                                                       "Importance of settings")]  # fmt: skip
     assert titles == ["Values in order", "Learning curves", "Settings side by side", "Importance of settings"]
     assert not [attributes for _, attributes in page.tags if "http" in str(attributes.get("src", ""))]
-    assert "PED-ANOVA" in page.text and "schedule.warmup in" in page.text  # it is in some of the trials alone
+    assert "fANOVA: share of the variance" in page.text
+    assert "Left out, for too few had it: schedule.warmup in " in page.text
     assert "So few trials give a hint" in page.text
 
 
@@ -106,6 +107,22 @@ def test_settings_that_all_trials_have_are_weighed_by_fanova(tmp_path):
     assert (found.method, found.trials) == ("fANOVA", 12)
     assert found.shares["stages.finetune.optim.weight_decay"] > 0.6
     assert "fANOVA: share of the variance" in reported(sweep)[0].text
+
+
+def test_a_conditional_setting_is_weighed_among_the_trials_that_had_it(tmp_path):
+    sweep = sweep_in(tmp_path, trials=24)
+    board = sweep.board(resume=False)
+    for _ in range(24):
+        proposal = begin(sweep, board)
+        params = board.study.get_trials()[proposal.number].params
+        end(sweep, board, proposal, "finished", {"worn/cer": params.get("stages.finetune.schedule.warmup", 0.15)})
+    found = weighed(board.study, 0, "min", seed=0)
+    had = sum("stages.finetune.schedule.warmup" in row.params for row in board.rows())
+    assert found.had["stages.finetune.schedule.warmup"] == had and 8 <= had < 24
+    assert found.shares["stages.finetune.schedule.warmup"] > 0.6
+    whole = [found.shares[f"stages.finetune.{name}"] for name in ("optim.lr", "schedule")]
+    assert sum(whole) == pytest.approx(1.0)
+    assert f"Among those alone that had it: schedule.warmup in {had}." in reported(sweep)[0].text
 
 
 def test_few_trials_or_equal_ones_say_nothing_of_importance(tmp_path):

@@ -75,6 +75,15 @@ def test_each_recipe_run_has_one_parent_and_one_child_for_each_stage(tracked, sh
     assert {parent.data.tags[f"plumbline.{at.title}"] for at in stages} == {run.info.run_id for run in children}
 
 
+def test_a_run_of_a_submitted_job_is_known_by_its_id(plain_run, shards, tmp_path, monkeypatch):
+    submitted = {"metadata": {"job_submission_id": "raysubmit_1"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
+    root = copied(plain_run, tmp_path)
+    with tracking(root, shards, ("mlflow",)):
+        pass
+    assert {run.data.tags["plumbline.job"] for run in runs_of(client_of(root), "stage")} == {"raysubmit_1"}
+
+
 def test_params_are_the_plan_and_what_the_record_says_was_used(tracked, shards):
     client, recipe = client_of(tracked), small_recipe()
     for run, at in zip(runs_of(client, "stage"), stages_in(tracked, shards), strict=True):

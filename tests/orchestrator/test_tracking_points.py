@@ -56,6 +56,18 @@ def test_findings_are_counted_where_they_were_made(tmp_path):
     }
 
 
+def test_what_an_epoch_says_of_each_rank_is_a_curve_each(tmp_path):
+    write_lines(tmp_path / "metrics.jsonl", {"kind": "epoch", "epoch": 1, "step": 4})
+    write_lines(
+        tmp_path / "speed.jsonl", {"kind": "epoch", "epoch": 1, "time": 5.0, "seconds": 3.0, "busy_s": [2.0, 1.5]},
+        {"kind": "event", "event": "straggler", "epoch": 1, "time": 6.0, "nodes": ["a", "b"], "busy_s": [2.0, 1.5]},
+    )  # fmt: skip
+    assert points_of(tmp_path) == {
+        "speed/seconds": [(1, 4, 3.0)], "speed/busy_s/rank0": [(1, 4, 2.0)], "speed/busy_s/rank1": [(1, 4, 1.5)],
+        "speed/events": [(1, 4, 1.0)],
+    }  # fmt: skip
+
+
 def test_a_point_has_the_time_at_which_its_epoch_first_ended(tmp_path):
     write_lines(tmp_path / "speed.jsonl", *({"kind": "epoch", "epoch": epoch, "time": when}
                                             for epoch, when in ((1, 5.0), (2, 7.0), (2, 99.0))))  # fmt: skip
