@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ class Board:
 
     def counts(self) -> dict[str, int]:
         """How many trials had each outcome."""
-        rows = [_outcome(trial) for trial in self.study.get_trials(deepcopy=False)]
+        begun = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        rows = list(map(_outcome, begun))
         return {name: rows.count(name) for name in ("finished", "pruned", "failed", "interrupted")}
 
     @property
@@ -277,5 +279,7 @@ def _sampler(search: Search, *, seed: int) -> optuna.samplers.BaseSampler:
     if search.sampler == "gp":
         return optuna.samplers.GPSampler(seed=seed)
     if search.sampler == "cma":
+        if find_spec("cmaes") is None:
+            raise PlanError("the sampler 'cma' needs the package cmaes: pip install 'plumbline[cma]'")
         return optuna.samplers.CmaEsSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed, constant_liar=True)

@@ -9,6 +9,7 @@ import pytest
 from ray.tune.search import Searcher
 
 from orchestrator.plan import Asha, Median, PlanError, Search
+from orchestrator.sweep import board as board_module
 from orchestrator.sweep.board import Facts
 from orchestrator.sweep.trial import Asked, Planned
 from orchestrator.sweep.tuning import HOPELESS, Desk
@@ -25,6 +26,7 @@ def ended(board, *cers):
 
 def test_the_first_trial_has_the_settings_as_they_stand(tmp_path):
     board = a_board(tmp_path, space=a_space(rate_and_schedule))
+    assert board.counts()["interrupted"] == 0  # it waits, and has not begun
     first = board.next()
     assert first.changes == {"stages.finetune.optim.lr": 5e-5}  # it stays Constant, which is no change
     assert board.rows()[0].params == {"stages.finetune.optim.lr": 5e-5, "stages.finetune.schedule": "Constant"}
@@ -123,6 +125,12 @@ def test_every_sampler_proposes_within_the_space(tmp_path, sampler):
         ended(board, 0.5 / (number + 1))
     rates = [row.params["stages.finetune.optim.lr"] for row in board.rows()]
     assert all(1e-5 <= rate <= 1e-1 for rate in rates) and len(set(rates)) > 9
+
+
+def test_a_sampler_whose_package_is_not_there_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(board_module, "find_spec", lambda name: None)
+    with pytest.raises(PlanError, match=r"needs the package cmaes: pip install 'plumbline\[cma\]'"):
+        a_board(tmp_path, search=Search(space="made", trials=3, sampler="cma")).next()
 
 
 def test_several_metrics_have_a_front_and_a_rule_that_picks(tmp_path):
