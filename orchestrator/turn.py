@@ -65,7 +65,7 @@ def turn(store: Store, folder: Path, stage: str, ranks: Ranks, watch: Watch) -> 
         while record is None and not mine:
             held = claims.take(me) if ranks.first else None
             says = str(ranks.agree(str(held) if held else ""))
-            stop = ranks.agree(watch.stop_asked())
+            stop = bool(says) and ranks.agree(watch.stop_asked())
             mine = not says
             if says and time.monotonic() > told_at + TELL_EVERY_S:
                 watch.tell({"stage": stage, "waits_for": says})

@@ -128,7 +128,6 @@ class Desk:
             if self.board.reached(number, trial.epoch, value, trial.rungs):
                 reason = f"worse than others after epoch {trial.epoch}"
                 self._end(number, "pruned", told["values"], trial.facts(reason=reason))
-                shutil.rmtree(self.root / trial.folder / "checkpoints", ignore_errors=True)
                 return True
         return False
 
@@ -232,10 +231,34 @@ def make_trial(config: dict[str, Any], job: dict[str, Any]) -> None:
     """The trainable: one trial after another comes to the same process. Everything goes up by ``tune.report``."""
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", UNWIND_S)
     asked, whole = Asked(**json.loads(config["trial"])), Job(**job)
-
-    def tell(line: Mapping[str, Any]) -> None:
-        tune.report({"told": json.dumps(line)})
-
     several = whole.execution["workers"] > 1
-    run = (lambda: trained_in_groups(whole, asked, tell)) if several else (lambda: trained(whole, asked, tell))
-    tell(outcome_of(whole, asked, run))
+    with _Line(Path(whole.folder), asked.number) as line:
+        make = trained_in_groups if several else trained
+        line.tell(outcome_of(whole, asked, lambda: make(whole, asked, line.tell)))
+
+
+class _Line:
+    """What a trial tells Tune by, until it is cut: Tune then ends the call with SystemExit, and hears no more.
+
+    The checkpoints of a trial that was cut go once its training has ended and none is being written.
+    """
+
+    def __init__(self, root: Path, number: int) -> None:
+        self._root, self._number, self._cut = root, number, False
+
+    def tell(self, line: Mapping[str, Any]) -> None:
+        if self._cut:  # an error on the way out: nobody waits for it, and it would wait for ever
+            raise SystemExit
+        try:
+            tune.report({"told": json.dumps(line)})
+        except SystemExit:
+            self._cut = True
+            raise
+
+    def __enter__(self) -> _Line:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._cut:
+            for folder in self._root.glob(f"trial{self._number:04d}-*/checkpoints"):
+                shutil.rmtree(folder, ignore_errors=True)

@@ -107,7 +107,7 @@ def test_any_number_of_ranks_finds_the_same_on_every_one(count):
     alone = metrics_of(lines)
     box, barrier = [None] * count, threading.Barrier(count)
     with ThreadPoolExecutor(count) as pool:
-        ranks = [Beside(rank, count, box, barrier) for rank in range(count)]
+        ranks = [Beside(rank, count, box=box, barrier=barrier) for rank in range(count)]
         found = list(pool.map(lambda rank: metrics_of(lines, ranks=rank), ranks))
     assert all(metrics == found[0] for metrics in found)
     assert found[0] == pytest.approx(alone, rel=1e-6)

@@ -167,7 +167,7 @@ def test_any_number_of_ranks_finds_the_same(root, tmp_path, count):
     paint = lambda image: image * 1.2  # noqa: E731
     box, barrier = [None] * count, threading.Barrier(count)
     with ThreadPoolExecutor(count) as pool:
-        ranks = [Beside(rank, count, box, barrier) for rank in range(count)]
+        ranks = [Beside(rank, count, box=box, barrier=barrier) for rank in range(count)]
         found = list(pool.map(lambda rank: metrics_of(samples, paint, ranks=rank), ranks))
     assert all(metrics == found[0] for metrics in found)
     assert found[0] == pytest.approx(metrics_of(samples, paint), rel=1e-6)

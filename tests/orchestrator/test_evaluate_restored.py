@@ -162,7 +162,8 @@ def test_any_number_of_ranks_finds_the_same_on_every_one(count):
     with ThreadPoolExecutor(count) as pool:
         found = list(pool.map(
             lambda rank: metrics_of(
-                Brightens(Told(READ), Told(SECOND)), samples, ranks=Beside(rank, count, box, barrier), terms=COMPARING
+                Brightens(Told(READ), Told(SECOND)), samples,
+                ranks=Beside(rank, count, box=box, barrier=barrier), terms=COMPARING,
             ),
             range(count),
         ))  # fmt: skip

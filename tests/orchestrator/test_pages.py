@@ -86,7 +86,8 @@ def test_a_vote_upside_down_keeps_only_what_both_call_black():
 
 def test_tiles_come_to_the_network_as_large_as_it_learned_them():
     """This recipe takes tiles of 80 x 320 and learns them at a height of 40."""
-    plan = override(recipe(), PRESETS["tiny"])
+    half = {"sources.pages.height": 80, "sources.pages.width": 320}
+    plan = override(recipe(), {**PRESETS["tiny"], **half})
     task = Made(lambda tiles: tiles)
     found, _ = restore_page(reader_with(task, plan), np.full((200, 500), 200, np.uint8))
     assert set(task.sizes) == {(40, 160)}

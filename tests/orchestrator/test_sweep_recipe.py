@@ -15,7 +15,7 @@ from orchestrator.store import Store
 from orchestrator.sweep import Places
 from tests.orchestrator.small import small_recipe
 
-HERE = Execution(workers=0, threads=1)
+HERE = Execution(workers=0, threads=1, accept=("settings",))  # a warm-up of one step is what five steps have room for
 
 
 def searched_in_the_middle():

@@ -180,7 +180,8 @@ def test_a_trial_ends_while_the_sweep_goes_on_once_its_process_has_left(root, mo
 
     def wait_for(wanted: list[str | None]) -> None:
         ends = time.monotonic() + 60
-        while time.monotonic() < ends and outcomes() != wanted:
+        there = client_of(root).get_experiment_by_name
+        while time.monotonic() < ends and (there(sweep.recipe.name) is None or outcomes() != wanted):
             time.sleep(0.1)
         assert outcomes() == wanted
 
