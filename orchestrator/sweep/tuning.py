@@ -232,12 +232,12 @@ def make_trial(config: dict[str, Any], job: dict[str, Any]) -> None:
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", UNWIND_S)
     asked, whole = Asked(**json.loads(config["trial"])), Job(**job)
     several = whole.execution["workers"] > 1
-    with _Line(Path(whole.folder), asked.number) as line:
+    with Line(Path(whole.folder), asked.number) as line:
         make = trained_in_groups if several else trained
         line.tell(outcome_of(whole, asked, lambda: make(whole, asked, line.tell)))
 
 
-class _Line:
+class Line:
     """What a trial tells Tune by, until it is cut: Tune then ends the call with SystemExit, and hears no more.
 
     The checkpoints of a trial that was cut go once its training has ended and none is being written.
@@ -255,7 +255,7 @@ class _Line:
             self._cut = True
             raise
 
-    def __enter__(self) -> _Line:
+    def __enter__(self) -> Line:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -6,13 +6,14 @@ import math
 
 import optuna
 import pytest
+from ray import tune
 from ray.tune.search import Searcher
 
 from orchestrator.plan import Asha, Median, PlanError, Search
 from orchestrator.sweep import board as board_module
 from orchestrator.sweep.board import Facts
 from orchestrator.sweep.trial import Asked, Planned
-from orchestrator.sweep.tuning import HOPELESS, Desk
+from orchestrator.sweep.tuning import HOPELESS, Desk, Line
 from tests.orchestrator.small_sweep import a_board, a_recipe, a_space, rate_and_schedule
 
 CER = "worn/cer"
@@ -177,6 +178,29 @@ def test_no_more_trials_are_under_way_than_there_are_places(tmp_path):
     desk, _ = desk_of(a_board(tmp_path), tmp_path)
     assert isinstance(desk.propose(), Asked) and isinstance(desk.propose(), Asked)
     assert desk.propose() is None
+
+
+def test_a_trial_that_was_cut_is_not_waited_for_and_its_checkpoints_go_when_it_has_ended(tmp_path, monkeypatch):
+    def cut(metrics):
+        raise SystemExit  # as Tune ends a trial, inside the report after which it is to stop
+
+    monkeypatch.setattr(tune, "report", cut)
+    for name in ("trial0003-abc", "trial0004-def"):
+        (tmp_path / name / "checkpoints" / "step-1").mkdir(parents=True)
+
+    def make_trial():
+        with Line(tmp_path, 3) as line:
+            try:
+                line.tell({"epoch": 1})
+            finally:
+                assert (tmp_path / "trial0003-abc" / "checkpoints").exists()  # one may still be written
+                monkeypatch.setattr(tune, "report", lambda metrics: pytest.fail("nobody would answer it"))
+                line.tell({"outcome": "failed"})  # what an error on the way out would have it say
+
+    with pytest.raises(SystemExit):
+        make_trial()
+    assert not (tmp_path / "trial0003-abc" / "checkpoints").exists()
+    assert (tmp_path / "trial0004-def" / "checkpoints" / "step-1").exists()
 
 
 def test_optuna_itself_reads_the_study(tmp_path):
