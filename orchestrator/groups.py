@@ -63,7 +63,9 @@ def run_groups(run_group: Callable[[int], None], wanted: Wanted, live: LiveFolde
             return live.outcome()
         if live.end_asked():
             return False
-        if why := live.regroup():
+        why = live.regroup()
+        stuck = hung(pulses(live.folder), execution.timeout_s) if error else ""
+        if why and not stuck:  # where one rank hangs, Ray's own end of the others is no wish to go
             live.say(f"{why}: another group of workers goes on from the newest checkpoint")
             continue
         if error is None:
