@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -45,12 +46,15 @@ from orchestrator.worker import get_ready
 
 METRIC = "worn/loss"
 SMALL: dict[str, Any] = {
-    "task.recognizer.width": 0.0625, "task.recognizer.hidden": 16, "sources.rendered.count": 640,
-    "sources.rendered.valid": 64, "sources.worn.count": 320, "sources.worn.valid": 64, "stages.pretrain.epochs": 2,
-    "stages.pretrain.gate": {}, "stages.pretrain.data.epoch_samples": 640, "stages.finetune_frozen.epochs": 1,
-    "stages.finetune_frozen.data.epoch_samples": 320, "stages.finetune.data.epoch_samples": 320,
-    "stages.finetune_frozen.start_from.floor": {}, "stages.finetune.early_stop": None, "stages.finetune.red_lines": {},
-    "stages.finetune.best": (Best(metric=METRIC, mode="min"),), "stages.finetune.gate": {},
+    "task.recognizer.width": 0.0625, "task.recognizer.hidden": 16,
+    "sources.rendered.count": 640, "sources.rendered.valid": 64, "sources.worn.count": 320, "sources.worn.valid": 64,
+    "stages.pretrain.epochs": 2, "stages.pretrain.data.epoch_samples": 640,
+    "stages.pretrain.gate.rendered/word_accuracy_36": None,
+    "stages.finetune_frozen.epochs": 1, "stages.finetune_frozen.data.epoch_samples": 320,
+    "stages.finetune_frozen.start_from.floor.worn/word_accuracy_36": None,
+    "stages.finetune.data.epoch_samples": 320, "stages.finetune.early_stop": None,
+    "stages.finetune.red_lines.rendered/word_accuracy_36": None,
+    "stages.finetune.best": (Best(metric=METRIC, mode="min"),),
 }  # fmt: skip
 ONE = Execution(workers=1, threads=1, device="cpu")
 
@@ -69,7 +73,15 @@ class Ground:
     store: Store
     shards: dict[str, Path]
 
-    def sweep(self, name: str, *, trials: int, epochs: int, prune: Asha | None = None) -> Sweep:
+    def again(self) -> Ground:
+        """The same in another store, where a sweep of the same name proposes the same settings."""
+        root = Path(tempfile.mkdtemp(dir=self.store.root.parent)) / "store"
+        shutil.copytree(self.store.root, root)
+        shards = {name: root / folder.relative_to(self.store.root) for name, folder in self.shards.items()}
+        return Ground(self.recipe, Store(root), shards)
+
+    def sweep(self, *, trials: int, epochs: int, prune: Asha | None = None) -> Sweep:
+        name = "rates"
         space = Space(name=name, recipe="demo", stage="finetune", metrics=(METRIC,), modes=("min",), pick="first",
                       suggest=rates, sha256=name)  # fmt: skip
         search = Search(space=name, trials=trials, sampler="random", prune=prune)
@@ -123,8 +135,8 @@ def nested_trial(config: dict[str, Any], job: dict[str, Any]) -> None:
 
 def trials(at: Ground, *, count: int) -> list[str]:
     """Rows of what a trial costs."""
-    found = {"a group per trial": nested(at.sweep("nested", trials=count, epochs=2)),
-             "used again": ours(at.sweep("again", trials=count, epochs=2))}  # fmt: skip
+    found = {"a group per trial": nested(at.again().sweep(trials=count, epochs=2)),
+             "used again": ours(at.again().sweep(trials=count, epochs=2))}  # fmt: skip
     values = [[row.values[METRIC] for row in rows] for rows, _ in found.values()]
     if values[0] != values[1]:
         raise AssertionError(f"the two ways trained other things: {values}")
@@ -142,7 +154,7 @@ def pruning(at: Ground, *, count: int, epochs: int) -> list[str]:
     """Rows of what pruning saves."""
     lines = []
     for name, prune in (("every trial to its end", None), ("successive halving", Asha(first=1, factor=3))):
-        rows, seconds = ours(at.sweep(name.replace(" ", "-"), trials=count, epochs=epochs, prune=prune), limit=2)
+        rows, seconds = ours(at.again().sweep(trials=count, epochs=epochs, prune=prune), limit=2)
         best = min((row.values[METRIC], row.number) for row in rows if row.outcome == "finished")
         until = sum(row.epochs for row in rows if row.number <= best[1])
         pruned = sum(row.outcome == "pruned" for row in rows)
@@ -156,7 +168,7 @@ def pruning(at: Ground, *, count: int, epochs: int) -> list[str]:
 def many(at: Ground, *, count: int) -> list[str]:
     """Rows of whether trials go on costing the same."""
     marks: list[tuple[float, float]] = [_mark()]
-    ours(at.sweep("many", trials=count, epochs=1), limit=2, each=lambda: marks.append(_mark()))
+    ours(at.again().sweep(trials=count, epochs=1), limit=2, each=lambda: marks.append(_mark()))
     ends = marks[2:]  # after the line that says how many run at once
     quarter, lines = len(ends) // 4, []
     for number in range(4):
@@ -180,7 +192,7 @@ def main() -> None:
     get_ready()
     print(machine())
     with tempfile.TemporaryDirectory() as made:
-        at = ground(Path(made))
+        at = ground(Path(made) / "store")
         parts: dict[str, Callable[[], list[str]]] = {
             "trials": lambda: trials(at, count=2 if quick else 6),
             "pruning": lambda: pruning(at, count=4 if quick else 27, epochs=3 if quick else 9),

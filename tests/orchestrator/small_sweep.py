@@ -44,7 +44,8 @@ def a_recipe(**changes: Any) -> Recipe:
     """`small`, whose last stage chooses by CER and can be cut after each of its epochs."""
     settings = {
         "stages.finetune.epochs": 3, "stages.finetune.early_stop": None, "stages.finetune.ema": 0.0,
-        "stages.finetune.best": (Best(metric="worn/cer", mode="min"),), "stages.finetune.red_lines": {},
+        "stages.finetune.best": (Best(metric="worn/cer", mode="min"),),
+        "stages.finetune.red_lines.rendered/word_accuracy_36": None,
     }  # fmt: skip
     return small_recipe(**settings | changes)
 
