@@ -15,7 +15,7 @@ METRIC, MODE = "best", ""  # what the stage itself chooses by
 def space(trial: optuna.Trial) -> None:
     trial.suggest_float("stages.lcofl.terms.characters.weight", 0.005, 1.0, log=True)
     trial.suggest_float("stages.lcofl.terms.layout.weight", 0.005, 0.5, log=True)
-    trial.suggest_float("stages.lcofl.terms.ssim.weight", 0.0, 0.5)
+    trial.suggest_float("stages.lcofl.terms.ssim.weight", 0.01, 0.5, log=True)
     clip = "stages.lcofl.terms.characters.loss.clip"
     if trial.suggest_categorical(f"{clip}.mode", ["none", "log_tail", "root_tail"]) != "none":
         trial.suggest_float(f"{clip}.value", 0.5, 12.0, log=True)  # nats per character; ln 37 is 3.6
