@@ -21,6 +21,7 @@ from typing import Protocol
 
 from orchestrator.environment import number_from
 from orchestrator.files import write_json
+from orchestrator.redact import redacted
 
 LEASE, LOCK = "lease.json", ".lease.lock"
 
@@ -158,6 +159,7 @@ class Lease:
     _ended: threading.Event = field(default_factory=threading.Event, repr=False)
     _beat_at: float = field(default_factory=time.monotonic, repr=False)
     _lost: str = field(default="", repr=False)
+    _failed: str = field(default="", repr=False)
 
     @contextmanager
     def renewed(self) -> Iterator[None]:
@@ -174,7 +176,7 @@ class Lease:
         """Raise :class:`LeaseLost` unless the lease is surely still ours."""
         silent = time.monotonic() - self._beat_at
         if not self._lost and silent > stale_s() / 2:
-            self._lost = f"its heartbeat could not be renewed for {silent:.0f} s"
+            self._lost = f"its heartbeat could not be renewed for {silent:.0f} s{self._failed}"
         if self._lost:
             raise LeaseLost(
                 f"this process lost its lease on the stage: {self._lost}. Nothing more is written; run the same "
@@ -188,9 +190,9 @@ class Lease:
                 if not self.claims.beat(self.me):
                     self._lost = "another process took it over, or it was deleted"
                     return
-                self._beat_at = began
-            except Exception:  # a store that cannot be reached just now: check() tells when that lasts too long
-                continue
+                self._beat_at, self._failed = began, ""
+            except Exception as error:  # a store that cannot be reached just now: check() tells when that lasts
+                self._failed = f" ({redacted(f'{type(error).__name__}: {error}')})"
 
 
 def stale_s() -> float:

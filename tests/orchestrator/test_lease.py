@@ -125,3 +125,16 @@ def test_who_waits_can_be_stopped(tmp_path):
     assert not train_recipe(recipe, store, shards, EXECUTION, machine=machine, watch=stopped)
     assert "process" in stopped.told[-1]["waits_for"]
     assert (folder / LEASE).exists()
+
+
+def test_a_lease_that_cannot_be_renewed_says_what_the_store_answered(monkeypatch):
+    class Down:
+        def beat(self, me):
+            raise OSError("no route to the store")
+
+    monkeypatch.setenv("PLUMBLINE_LEASE_S", "1")
+    lease = Lease(Down(), Holder.here())
+    with lease.renewed():
+        time.sleep(0.8)
+        with pytest.raises(LeaseLost, match=r"could not be renewed for 1 s \(OSError: no route to the store\)"):
+            lease.check()
