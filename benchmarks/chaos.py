@@ -4,7 +4,7 @@ Run: ``unshare --pid --fork --mount-proc python -m benchmarks.chaos --runs 50`` 
 
 Two workers on two nodes of one CPU, a head that trains nothing. In each run SIGKILL ends one process: in turn one of
 the run's Ray processes (a worker, its controller, ...), the raylet of a node, and the driver; at a moment drawn from
-the whole time that an undisturbed run takes, or, every other round, from the time that it trains. A node that died is
+the time that an undisturbed run trains or, every third round, from all that it takes. A node that died is
 replaced after three seconds; a driver that died is started again by the same command; nothing else is done. Every run
 must end with the metric lines and the weights of the undisturbed one, byte for byte.
 """
@@ -92,7 +92,7 @@ def some_kills(cluster: Nodes, folder: Path, draw: random.Random, runs: int) -> 
     assert wanted == outcome(folder / "first"), "two undisturbed runs differ"
     print(f"undisturbed: {seconds:.1f} s, {trained_s:.1f} of them from the first update on", flush=True)
     for number in range(runs):
-        kind, in_training = KINDS[number % len(KINDS)], number // len(KINDS) % 2 == 0
+        kind, in_training = KINDS[number % len(KINDS)], number // len(KINDS) % 3 != 2
         run = Disturbed(cluster, plan, folder / f"run-{number}")
         shutil.copytree(folder / "first" / "shards", run.store / "shards")
         yield run.through(kind, draw.uniform(0, trained_s if in_training else seconds), in_training, draw, wanted)

@@ -9,10 +9,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.live import RunFailed
 from orchestrator.plan import PlanError
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray gives it to the driver of a submitted job
 UNPACKED = "working_dir_files"  # below which Ray unpacks what came with a job
+OF_RAY_TRAIN = {  # what its controllers go by, read in the process that starts one
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # its own 2 s would be waited out at the end of every group
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # its own 60 are too few where workers import on busy CPUs
+}
 
 
 def start_ray(cpus: int | None = None, *, dashboard: bool = False) -> None:
@@ -21,6 +26,10 @@ def start_ray(cpus: int | None = None, *, dashboard: bool = False) -> None:
     Args:
         cpus: CPUs of the private Ray; all when omitted. A cluster named by ``RAY_ADDRESS`` knows its own.
         dashboard: of the private Ray, on loopback, with metrics for Prometheus; a cluster has its own.
+
+    Raises:
+        PlanError: no Ray answers at ``RAY_ADDRESS``.
+        RunFailed: the private Ray did not come up.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let anything else on the machine starve training
@@ -40,10 +49,22 @@ def start_ray(cpus: int | None = None, *, dashboard: bool = False) -> None:
                 f"no Ray answers at {os.environ['RAY_ADDRESS']}; see --address and RAY_ADDRESS ({error})"
             ) from error
     else:
-        ray.init(
-            address="local", num_cpus=cpus, include_dashboard=dashboard, dashboard_host="127.0.0.1",
-            log_to_driver=False, logging_level=logging.ERROR,
-        )  # fmt: skip
+        try:
+            ray.init(
+                address="local", num_cpus=cpus, include_dashboard=dashboard, dashboard_host="127.0.0.1",
+                log_to_driver=False, logging_level=logging.ERROR,
+            )  # fmt: skip
+        except Exception as error:  # Ray has no class of its own for a node that does not come up
+            raise RunFailed(
+                f"Ray did not start on this machine: {error} Its logs are below /tmp/ray/session_latest/logs. Give the "
+                "machine less to do, or free its disk, and start the same command again"
+            ) from error
+
+
+def set_up_ray_train() -> None:
+    """Set what Ray Train goes by; what the environment says already stays."""
+    for name, value in OF_RAY_TRAIN.items():
+        os.environ.setdefault(name, value)
 
 
 def use_address(address: str) -> None:

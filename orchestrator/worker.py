@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cluster import described, resources, start_ray, submission_id
+from orchestrator.cluster import described, resources, set_up_ray_train, start_ray, submission_id
 from orchestrator.execution import Execution, check_workers
 from orchestrator.groups import Wanted, run_groups
 from orchestrator.identity import plain
@@ -31,12 +31,10 @@ if TYPE_CHECKING:
 
     from orchestrator.ranks import Ranks
 
-POLL_S = "0.2"  # Ray's controller looks at its workers this often; its own 2 s would be waited out at every end
-
 
 def get_ready(*, dashboard: bool = False) -> None:
     """Start Ray, from the main thread: where another thread did, its shutdown takes 15 s at the end of the process."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
+    set_up_ray_train()
     start_ray(dashboard=dashboard)
 
 

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster import set_up_ray_train
 from orchestrator.execution import Execution
 from orchestrator.live import LiveFolder
 from orchestrator.store import Record, Store
@@ -39,6 +40,7 @@ def _group(job: Job, asked: Asked, until: int) -> list[dict[str, Any]]:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    set_up_ray_train()
     execution, folder = Execution(**job.execution), planned(job, asked).folder
     live = folder / "live"
     live.mkdir(exist_ok=True)
@@ -54,7 +56,9 @@ def _group(job: Job, asked: Asked, until: int) -> list[dict[str, Any]]:
         ),
         run_config=RunConfig(
             name=f"{job.sweep}-{asked.number}-{until}", storage_path=str(live / "ray"),
-            failure_config=FailureConfig(max_failures=execution.retries, controller_failure_limit=1),  # type: ignore[call-arg]
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=execution.retries, controller_failure_limit=execution.retries
+            ),
         ),
     ).fit()  # fmt: skip
     LiveFolder(live).outcome()

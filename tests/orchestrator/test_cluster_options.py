@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from orchestrator.cluster import SUBMITTED, submission_id, use_address
+from orchestrator.cluster import SUBMITTED, start_ray, submission_id, use_address
 from orchestrator.execution import Execution, check_workers, spelled
+from orchestrator.live import RunFailed
 from orchestrator.options import execution_of, store_of
 from orchestrator.plan import PlanError
 from orchestrator.run import main, parser
@@ -82,3 +83,16 @@ def test_a_submitted_job_knows_its_id_and_refuses_a_store_that_goes_away_with_it
         store_of(options)
     options = parser().parse_args(["train", "demo", "--store", str(tmp_path / "mine")])
     assert store_of(options).root == tmp_path / "mine"
+
+
+def test_a_ray_that_does_not_come_up_is_told_with_its_logs(monkeypatch):
+    import ray
+
+    def overloaded(**settings):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", overloaded)
+    with pytest.raises(RunFailed, match=r"did not start on this machine: The current node timed out.*logs.*less to do"):
+        start_ray()

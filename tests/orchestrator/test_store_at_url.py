@@ -185,8 +185,10 @@ def test_a_record_appears_after_all_that_it_names(node, faults):
     [record] = [place for place, name in enumerate(written) if name.endswith("record.json")]
     assert not [name for name in written[record + 1 :] if "/runs/" in name and ".lease" not in name]
     last = {name.rpartition("/")[0]: name for name in written if "/step-" in name or "/shards/" in name}
-    assert len(last) > 4
     assert all(name.endswith("/manifest.json") for name in last.values())
+    [(_, done)] = store.stages()
+    named = {Path(done.last).name, Path(done.checkpoint).name, *recipe.sources}
+    assert all(any(name in folder for folder in last) for name in named)  # those in between may be rotated away first
 
 
 def test_data_at_a_url_is_fetched_once_and_again_when_it_changes(node, faults, tmp_path):

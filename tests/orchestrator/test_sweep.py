@@ -183,7 +183,8 @@ def test_a_trial_of_two_workers_pauses_to_be_compared_and_its_result_is_one_work
     pair, said, over = run(sweep, execution=two_workers)
     assert over and "up to 1 trials at once, each with 2 workers of 1 CPU" in said[0]
     (one,), (two,) = alone.rows(), pair.rows()
-    assert (two.outcome, two.epochs) == ("finished", 3) and two.fingerprint == one.fingerprint
+    assert (two.outcome, two.epochs) == ("finished", 3), two
+    assert two.fingerprint == one.fingerprint
     assert set(two.reached) == {1, 2, 3} and two.reached == pytest.approx(one.reached, abs=0.05)
 
 
