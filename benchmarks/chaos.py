@@ -45,7 +45,7 @@ class Kill:
     Attributes:
         kind: what was killed; ``process`` is its name.
         at_s: when, after the start.
-        phase: whether training had begun.
+        phase: ``starting`` before the first update, ``training`` in a stage, ``between`` the stages or after the last.
         lost_steps: updates that were made and had to be made again.
         recovered_s: from the kill until training went on.
         seconds: the whole run.
@@ -86,11 +86,11 @@ def main() -> None:
 
 def some_kills(cluster: Nodes, folder: Path, draw: random.Random, runs: int) -> Iterator[Kill]:
     """Each run as it ends; two undisturbed ones come first and must agree."""
-    plan = short_plan(folder / "plan.json", epochs=5)
+    plan = short_plan(folder / "plan.json", epochs=12)
     undisturbed(cluster, plan, folder / "first")  # makes the shards, too
     wanted, seconds, trained_s = undisturbed(cluster, plan, folder / "second", shards=folder / "first" / "shards")
     assert wanted == outcome(folder / "first"), "two undisturbed runs differ"
-    print(f"undisturbed: {seconds:.1f} s, {trained_s:.1f} of them from the first update on", flush=True)
+    print(f"undisturbed: {seconds:.1f} s, {trained_s:.1f} of them from the first update to the last", flush=True)
     for number in range(runs):
         kind, in_training = KINDS[number % len(KINDS)], number // len(KINDS) % 3 != 2
         run = Disturbed(cluster, plan, folder / f"run-{number}")
@@ -102,7 +102,7 @@ def some_kills(cluster: Nodes, folder: Path, draw: random.Random, runs: int) -> 
 def undisturbed(
     cluster: Nodes, plan: Path, store: Path, shards: Path | None = None
 ) -> tuple[dict[str, str], float, float]:
-    """What a run comes to that nobody kills, its seconds, and those after its first update."""
+    """What a run comes to that nobody kills, its seconds, and those from its first update to its last."""
     if shards:
         shutil.copytree(shards, store / "shards")
     began, log = time.monotonic(), store.with_suffix(".log")
@@ -110,9 +110,9 @@ def undisturbed(
     if process.wait(timeout=LIMIT_S):
         raise AssertionError(log.read_text())
     seconds = time.monotonic() - began
-    [first] = store.glob("runs/demo/pretrain-*/speed.jsonl")
-    row = lines(first, "epoch")[0]
-    return outcome(store), seconds, time.time() - (row["time"] - row["seconds"])
+    epochs = [row for path in store.glob("runs/demo/*/speed.jsonl") for row in lines(path, "epoch")]
+    first, last = min(row["time"] - row["seconds"] for row in epochs), max(row["time"] for row in epochs)
+    return outcome(store), seconds, last - first
 
 
 def outcome(store: Path) -> dict[str, str]:
@@ -140,7 +140,7 @@ class Disturbed:
         while in_training and self.step() is None and process.poll() is None:
             time.sleep(0.02)
         time.sleep(at_s)
-        before = self.step()
+        before, phase = self.step(), self._phase()
         killed_at = time.time()
         kind, name, node = self._kill(kind, process, draw)
         if node is not None:
@@ -157,7 +157,7 @@ class Disturbed:
             assert time.monotonic() - began < LIMIT_S, f"no end: {self.log.read_text()}"
             time.sleep(0.05)
         return Kill(
-            kind=kind, process=name, at_s=round(killed_at - started_at, 2), phase="training" if before else "starting",
+            kind=kind, process=name, at_s=round(killed_at - started_at, 2), phase=phase,
             lost_steps=self._lost(before, killed_at), recovered_s=round(recovered_s or time.time() - killed_at, 2),
             seconds=round(time.monotonic() - began, 1), same=outcome(self.store) == wanted,
         )  # fmt: skip
@@ -196,6 +196,11 @@ class Disturbed:
             return None
         status = json.loads(told[-1].read_text())
         return (status["stage"], status["step"]) if "step" in status else None
+
+    def _phase(self) -> str:
+        if self.step() is not None:
+            return "training"
+        return "between" if any(self.store.glob("runs/demo/*/record.json")) else "starting"
 
     def _recovered(self, killed_at: float) -> float:
         """Seconds from the kill until an update was told again that the dying group cannot have made; 0 before."""
