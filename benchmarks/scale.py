@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -175,9 +174,10 @@ def one_trial(study: Any) -> None:
 
 
 def resident() -> int:
-    """Bytes that this process holds in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+    """Bytes that this process alone holds in memory now; mapped pages of shards are all processes' and not counted."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    [anonymous] = [line.split()[1] for line in status if line.startswith("RssAnon:")]
+    return 1024 * int(anonymous)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

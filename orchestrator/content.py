@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator.manifest import Manifest
 from orchestrator.ranks import Ranks
 from orchestrator.shards import ShardError, Shards
 from orchestrator.store import Store
@@ -17,8 +18,9 @@ def open_shards(store: Store, shards: Mapping[str, Path], ranks: Ranks) -> tuple
     """
     for folder in shards.values():
         store.origin.fetch_shards(folder)
-    here = not store.origin.place  # what was fetched has just been compared with its hashes
-    opened = {name: Shards.open(folder, verify=here) for name, folder in shards.items()}
+    if not store.origin.place:  # what was fetched has just been compared with its hashes
+        verify_together(list(shards.values()), ranks)
+    opened = {name: Shards.open(folder, verify=False) for name, folder in shards.items()}
     contents = {name: each.manifest.content for name, each in opened.items()}
     agreed = ranks.agree(contents)
     if agreed != contents:
@@ -27,3 +29,16 @@ def open_shards(store: Store, shards: Mapping[str, Path], ranks: Ranks) -> tuple
             f"other data into {store} just now; run the same command again"
         )
     return opened, contents
+
+
+def verify_together(folders: list[Path], ranks: Ranks) -> None:
+    """Read every shard on one rank each and compare its SHA-256. Raises :class:`ShardError` on all ranks for any."""
+    found = ""
+    try:
+        files = [(folder, shard) for folder in folders for shard in Manifest.read(folder).shards]
+        for folder, shard in files[ranks.rank :: ranks.count]:
+            shard.check(folder, contents=True)
+    except ShardError as error:
+        found = str(error)
+    if damaged := next(filter(None, ranks.gather(found)), ""):
+        raise ShardError(damaged)

@@ -26,11 +26,12 @@ class Step:
 
 def stream(*, size: int, start: int, count: int, seed: tuple[int, ...]) -> np.ndarray:
     """``(count,)`` samples from place ``start`` of an endless walk through ``size``, each pass a fresh permutation."""
-    positions = np.arange(start, start + count)
-    passes, places = np.divmod(positions, size)
-    orders = [np.random.default_rng((*seed, int(each))).permutation(size) for each in np.unique(passes)]
-    first = int(passes[0]) if count else 0
-    return np.concatenate([orders[each - first][places[passes == each]] for each in np.unique(passes)] or [positions])
+    end = start + count
+    walked = [
+        np.random.default_rng((*seed, each)).permutation(size)[max(start - each * size, 0) : end - each * size]
+        for each in range(start // size, -(-end // size))
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *walked])
 
 
 def epoch_samples(sizes: Sequence[int], counts: Sequence[int], *, epoch: int, seed: tuple[int, ...]) -> np.ndarray:
