@@ -45,9 +45,10 @@ class Kill:
     Attributes:
         kind: what was killed; ``process`` is its name.
         at_s: when, after the start.
-        phase: ``starting`` before the first update, ``training`` in a stage, ``between`` the stages or after the last.
+        phase: ``starting`` before the first update was told, ``training`` from then on.
+        regrouped: another group of workers had to take over; where none had, nothing is lost and nothing recovers.
         lost_steps: updates that were made and had to be made again.
-        recovered_s: from the kill until training went on.
+        recovered_s: from the kill until the next group's first update.
         seconds: the whole run.
         same: metric lines and weights are those of the undisturbed run.
     """
@@ -56,6 +57,7 @@ class Kill:
     process: str
     at_s: float
     phase: str
+    regrouped: bool
     lost_steps: int
     recovered_s: float
     seconds: float
@@ -86,7 +88,7 @@ def main() -> None:
 
 def some_kills(cluster: Nodes, folder: Path, draw: random.Random, runs: int) -> Iterator[Kill]:
     """Each run as it ends; two undisturbed ones come first and must agree."""
-    plan = short_plan(folder / "plan.json", epochs=12)
+    plan = short_plan(folder / "plan.json", epochs=8)
     undisturbed(cluster, plan, folder / "first")  # makes the shards, too
     wanted, seconds, trained_s = undisturbed(cluster, plan, folder / "second", shards=folder / "first" / "shards")
     assert wanted == outcome(folder / "first"), "two undisturbed runs differ"
@@ -125,6 +127,21 @@ def outcome(store: Path) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a run tells at a moment.
+
+    Attributes:
+        group: process of its rank 0, which is another one in each group; 0 before there is one.
+        told_at: when its last update was told; ``step`` is the stage and its updates.
+    """
+
+    at: float
+    group: int = 0
+    told_at: float = 0.0
+    step: tuple[str, int] | None = None
+
+
 @dataclass
 class Disturbed:
     """One run of ``plan`` into ``store``, and who disturbs it."""
@@ -140,25 +157,29 @@ class Disturbed:
         while in_training and self.step() is None and process.poll() is None:
             time.sleep(0.02)
         time.sleep(at_s)
-        before, phase = self.step(), self._phase()
-        killed_at = time.time()
+        killed_at, seen = time.time(), [self._look()]
         kind, name, node = self._kill(kind, process, draw)
         if node is not None:
             time.sleep(NODE_BACK_S)
             self.cluster.bury(node)
             self.cluster.add()
-        recovered_s, tries = 0.0, 0
+        tries = 0
         while (code := process.poll()) != 0:
             if code is not None:
                 tries += 1
                 assert kind == "driver" and tries == 1, f"ended with {code}: {self.log.read_text()}"
                 process = self._start()
-            recovered_s = recovered_s or self._recovered(killed_at)
             assert time.monotonic() - began < LIMIT_S, f"no end: {self.log.read_text()}"
+            seen.append(self._look())
             time.sleep(0.05)
+        own = [look for look in seen if look.group == seen[0].group]
+        regrouped = [look for look in seen if look.group not in (0, seen[0].group)]
+        recovered = [look.told_at for look in regrouped if look.told_at > regrouped[0].at]
         return Kill(
-            kind=kind, process=name, at_s=round(killed_at - started_at, 2), phase=phase,
-            lost_steps=self._lost(before, killed_at), recovered_s=round(recovered_s or time.time() - killed_at, 2),
+            kind=kind, process=name, at_s=round(killed_at - started_at, 2),
+            phase="training" if seen[0].step else "starting", regrouped=bool(regrouped),
+            lost_steps=self._lost(own[-1], killed_at) if regrouped else 0,
+            recovered_s=round(recovered[0] - killed_at, 2) if recovered else 0.0,
             seconds=round(time.monotonic() - began, 1), same=outcome(self.store) == wanted,
         )  # fmt: skip
 
@@ -191,28 +212,26 @@ class Disturbed:
 
     def step(self) -> tuple[str, int] | None:
         """The stage and its updates that the run told last."""
-        told = sorted(self.store.glob("live/*/status.json"), key=lambda path: path.stat().st_mtime)
-        if not told:
-            return None
-        status = json.loads(told[-1].read_text())
-        return (status["stage"], status["step"]) if "step" in status else None
+        return self._look().step
 
-    def _phase(self) -> str:
-        if self.step() is not None:
-            return "training"
-        return "between" if any(self.store.glob("runs/demo/*/record.json")) else "starting"
+    def _look(self) -> Look:
+        """What the newest launch tells now."""
+        launches = sorted(self.store.glob("live/2*"))
+        if not launches:
+            return Look(time.time())
+        first, told = launches[-1] / "rank-0.json", launches[-1] / "status.json"
+        group = json.loads(first.read_text())["pid"] if first.exists() else 0
+        if not told.exists():
+            return Look(time.time(), group)
+        status = json.loads(told.read_text())
+        step = (status["stage"], status["step"]) if "step" in status else None
+        return Look(time.time(), group, told.stat().st_mtime, step)
 
-    def _recovered(self, killed_at: float) -> float:
-        """Seconds from the kill until an update was told again that the dying group cannot have made; 0 before."""
-        told = [path.stat().st_mtime for path in self.store.glob("live/*/status.json")]
-        after = [at for at in told if at > killed_at + DYING_S]
-        return min(after) - killed_at if after else 0.0
-
-    def _lost(self, before: tuple[str, int] | None, killed_at: float) -> int:
-        """Updates told before the kill that came again afterwards."""
-        if before is None:
+    def _lost(self, last: Look, killed_at: float) -> int:
+        """Updates that the lost group had told ``last`` and the next one made again."""
+        if last.step is None:
             return 0
-        stage, step = before
+        stage, step = last.step
         [folder] = self.store.glob(f"runs/demo/{stage}-*")
         resumed = [row["step"] for row in lines(folder / "speed.jsonl", "resumed") if row["time"] > killed_at]
         ended = json.loads((folder / "record.json").read_text())["steps"] == step
