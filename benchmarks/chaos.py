@@ -45,7 +45,7 @@ class Kill:
     Attributes:
         kind: what was killed; ``process`` is its name.
         at_s: when, after the start.
-        phase: ``starting`` before the first update was told, ``training`` from then on.
+        phase: ``starting`` before the first update was told, ``training`` from then on, ``ending`` after the last stage.
         regrouped: another group of workers had to take over; where none had, nothing is lost and nothing recovers.
         lost_steps: updates that were made and had to be made again.
         recovered_s: from the kill until the next group's first update.
@@ -88,7 +88,7 @@ def main() -> None:
 
 def some_kills(cluster: Nodes, folder: Path, draw: random.Random, runs: int) -> Iterator[Kill]:
     """Each run as it ends; two undisturbed ones come first and must agree."""
-    plan = short_plan(folder / "plan.json", epochs=8)
+    plan = short_plan(folder / "plan.json", epochs=14)
     undisturbed(cluster, plan, folder / "first")  # makes the shards, too
     wanted, seconds, trained_s = undisturbed(cluster, plan, folder / "second", shards=folder / "first" / "shards")
     assert wanted == outcome(folder / "first"), "two undisturbed runs differ"
@@ -157,7 +157,7 @@ class Disturbed:
         while in_training and self.step() is None and process.poll() is None:
             time.sleep(0.02)
         time.sleep(at_s)
-        killed_at, seen = time.time(), [self._look()]
+        killed_at, seen, phase = time.time(), [self._look()], self._phase()
         kind, name, node = self._kill(kind, process, draw)
         if node is not None:
             time.sleep(NODE_BACK_S)
@@ -177,7 +177,7 @@ class Disturbed:
         recovered = [look.told_at for look in regrouped if look.told_at > regrouped[0].at]
         return Kill(
             kind=kind, process=name, at_s=round(killed_at - started_at, 2),
-            phase="training" if seen[0].step else "starting", regrouped=bool(regrouped),
+            phase=phase, regrouped=bool(regrouped),
             lost_steps=self._lost(own[-1], killed_at) if regrouped else 0,
             recovered_s=round(recovered[0] - killed_at, 2) if recovered else 0.0,
             seconds=round(time.monotonic() - began, 1), same=outcome(self.store) == wanted,
@@ -213,6 +213,11 @@ class Disturbed:
     def step(self) -> tuple[str, int] | None:
         """The stage and its updates that the run told last."""
         return self._look().step
+
+    def _phase(self) -> str:
+        if len(list(self.store.glob("runs/demo/*/record.json"))) == 2:
+            return "ending"
+        return "training" if self.step() else "starting"
 
     def _look(self) -> Look:
         """What the newest launch tells now."""

@@ -1,4 +1,4 @@
-"""Jobs submitted to a head on this machine: stopped, submitted again, finished; and two at once.
+"""Jobs submitted to a head on this machine: two at once; stopped, submitted again, finished; a sweep.
 
 Run: ``unshare --pid --net --fork --mount-proc python -m benchmarks.jobs``
 
@@ -46,10 +46,13 @@ def main() -> None:
         while steps_of(store) < 40:
             time.sleep(0.1)
         took, _ = timed(lambda: ray("job", "stop", stopped))
-        say(f"stopped after {steps_of(store)} updates in {took:.1f} s: {status(stopped)}; {last_said(stopped)}")
+        say(f"stopped after {steps_of(store)} updates in {took:.1f} s: {status(stopped)}; {said(stopped, 'Stopped;')}")
         took, again = timed(lambda: submit(plan, store, wait=True))
         say(f"submitted again: {took:.0f} s to the end; same outcome: {outcome(store) == outcome(folder / 'a')}; "
             f"{status(again)}")  # fmt: skip
+        plan = short_plan(folder / "words.json", name="words")
+        took, sweep = timed(lambda: submit(plan, folder / "swept", wait=True, of="sweep"))
+        say(f"a sweep of four trials: {took:.0f} s; {status(sweep)}; {said(sweep, 'Winner')}")
 
 
 @contextmanager
@@ -75,15 +78,17 @@ def ray(job: str, verb: str, *words: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
 
 
-def submit(plan: Path, store: Path, *, wait: bool) -> str:
-    """Submit a training run of one worker into ``store``; its id. With ``wait`` it must succeed."""
-    said = ray(
+def submit(plan: Path, store: Path, *, wait: bool, of: str = "train") -> str:
+    """Submit a training run of one worker into ``store``, or a sweep; its id. With ``wait`` it must succeed."""
+    own = ["train", "demo", "--workers", "1", "--checkpoint-every", "1"]
+    if of == "sweep":
+        own = ["sweep", "words_pretrain", "--trials", "4", "--prune", "none"]
+    answer = ray(
         "job", "submit", "--working-dir", ".", "--runtime-env", "deploy/job.yaml", *([] if wait else ["--no-wait"]),
-        "--", "python", "-m", "orchestrator.run", "train", "demo", "--plan", str(plan), "--store", str(store),
-        "--workers", "1", "--threads", "1", "--checkpoint-every", "1", "--device", "cpu", "--trackers", "none",
-        "--no-report",
+        "--", "python", "-m", "orchestrator.run", *own, "--plan", str(plan), "--store", str(store), "--threads", "1",
+        "--device", "cpu", "--trackers", "none", "--no-report",
     )  # fmt: skip
-    return re.findall(r"raysubmit_\w+", said)[0]
+    return re.findall(r"raysubmit_\w+", answer)[0]
 
 
 def two_at_once(plan: Path, one: Path, other: Path) -> tuple[str, str]:
@@ -111,8 +116,9 @@ def shown(id: str) -> str:
     return " | ".join(line[:90] for line in found[:3])
 
 
-def last_said(id: str) -> str:
-    return next(line for line in client().get_job_logs(id).splitlines() if line.startswith("Stopped;"))
+def said(id: str, begins: str) -> str:
+    """The line of a job that begins so."""
+    return next(line for line in client().get_job_logs(id).splitlines() if line.startswith(begins))
 
 
 def steps_of(store: Path) -> int:

@@ -85,10 +85,10 @@ def nodes(count: int, **settings: Any) -> Iterator[Nodes]:
         cluster.end()
 
 
-def short_plan(place: Path, *, epochs: int = 3, **changes: Any) -> Path:
-    """A plan of two short stages on drawn words, written to ``place`` for ``train demo --plan``."""
+def short_plan(place: Path, *, name: str = "demo", epochs: int = 3, **changes: Any) -> Path:
+    """A plan of two short stages on drawn words, written to ``place`` for ``train NAME --plan``."""
     recipe = three_stages(
-        name="demo", rendered=RenderedWords(count=240, valid=24, style="plain", numbers=0, random=0), real_name="worn",
+        name=name, rendered=RenderedWords(count=240, valid=24, style="plain", numbers=0, random=0), real_name="worn",
         real=RenderedWords(count=60, valid=24, test=24, seed=1, style="scene"), floor=0.0,
     )  # fmt: skip
     recipe = replace(recipe, stages=recipe.stages[:2])
