@@ -45,7 +45,7 @@ class Kill:
     Attributes:
         kind: what was killed; ``process`` is its name.
         at_s: when, after the start.
-        phase: ``starting`` before the first update was told, ``training`` from then on, ``ending`` after the last stage.
+        phase: ``starting`` before the first update was told, ``training`` from then on, ``ending`` after all stages.
         regrouped: another group of workers had to take over; where none had, nothing is lost and nothing recovers.
         lost_steps: updates that were made and had to be made again.
         recovered_s: from the kill until the next group's first update.
