@@ -114,7 +114,7 @@ def nested(sweep: Sweep) -> tuple[list[Row], float]:
     """The same trials, each with a new process that fits a Ray Train group of one worker."""
     board, start = sweep.board(resume=False), time.perf_counter()
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    desk = Desk(board, sweep.folder, sweep.planned, 1, lambda: False, lambda line: None)
+    desk = Desk(board, sweep.planned, 1, lambda: False, lambda line: None)
     job = sweep.job(ONE)
     trainable = tune.with_resources(tune.with_parameters(nested_trial, job=vars(job)), {"memory": 1.0})
     how = tune.TuneConfig(search_alg=Proposals(desk), scheduler=Cutting(desk), num_samples=-1, reuse_actors=False)

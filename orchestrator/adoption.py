@@ -51,10 +51,11 @@ def note_of(recipe: Recipe, stage: Stage, store: Store, contents: Mapping[str, s
     return store.folder(recipe.name, stage.name, fingerprint(recipe, stage, contents)) / NOTE
 
 
-def adopt(path: Path, adopted: Adopted) -> None:
+def adopt(store: Store, path: Path, adopted: Adopted) -> None:
     """Note it; an earlier note is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(adopted))
+    store.origin.publish_files(path.parent, [path.name])
 
 
 def read_note(path: Path) -> Adopted | None:
@@ -84,6 +85,7 @@ def with_adopted(
         if name == before:
             break
         path = note_of(recipe, recipe.stage(name), store, contents)
+        store.origin.fetch_stage(path.parent)
         adopted = read_note(path)
         if adopted is None:
             continue

@@ -102,7 +102,7 @@ def _recorded(name: str, recipe: Recipe, store: Store, contents: Mapping[str, st
     stage = known.stage(name)
     return (
         stage.search is None
-        and store.read(store.folder(recipe.name, name, fingerprint(known, stage, contents))) is not None
+        and store.find(store.folder(recipe.name, name, fingerprint(known, stage, contents))) is not None
     )
 
 
@@ -124,6 +124,7 @@ def _swept(
     from orchestrator.sweep.checks import check_space
     from orchestrator.sweep.followed import following_trials
     from orchestrator.tracking import sinks_named
+    from orchestrator.tracking.trials import ABOUT
 
     sweep.folder.mkdir(parents=True, exist_ok=True)
     (sweep.folder / STOP).unlink(missing_ok=True)
@@ -138,8 +139,10 @@ def _swept(
             lambda: _progress(board),
         )
         _tell(sweep, board)
+        _bring_trials(sweep, board)
         if report:
             _reported(sweep)
+    sweep.store.origin.publish_files(sweep.folder, ABOUT)
     for place in following.where if over else ():
         say(place)
     if not over:
@@ -150,6 +153,14 @@ def _swept(
     if adopted:
         say(f"Adopted: trial {adopted.trial} is stage {sweep.space.stage!r} now, under {adopted.fingerprint}")
     return commands.DONE, adopted
+
+
+def _bring_trials(sweep: Sweep, board: Board) -> None:
+    """All that trials have left, to this node, which they need not have seen."""
+    if sweep.store.origin.place:
+        for folder in {sweep.folder / row.folder for row in board.rows() if row.folder}:
+            sweep.store.origin.publish_files(folder, ["tracked.json"])
+            sweep.store.origin.fetch_stage(folder)
 
 
 def _reported(sweep: Sweep) -> None:

@@ -169,6 +169,10 @@ class Store:
         """What any node opens the store by."""
         return self.origin.place or str(self.root)
 
+    def name_of(self, path: Path) -> str:
+        """How any node finds ``path``: from the store's root, or where it is, if that is elsewhere."""
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
     def __str__(self) -> str:
         return str(self.origin) if self.origin.place else str(self.root)
 

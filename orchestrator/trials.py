@@ -47,7 +47,8 @@ def train_trial(
         checked[stage.sources] = check_data(recipe, [stage], shards, Preflight(accept=execution.accept))
     contents = {name: each.manifest.content for name, each in shards.items()}
     preflight = checked[stage.sources].followed()
-    run = StageRun(recipe, stage, store, shards, contents, execution, machine, Leased(watch), preflight, trying)
+    leased = watch if isinstance(watch, Leased) else Leased(watch)
+    run = StageRun(recipe, stage, store, shards, contents, execution, machine, leased, preflight, trying)
     return run.train(folder)
 
 

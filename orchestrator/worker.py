@@ -54,8 +54,8 @@ def train_on_ray(
     threads = execution.threads or int(need["CPU"])
     job = {
         "plan": plain(recipe), "store": store.place, "job": submission_id(), "only": list(only),
-        "shards": {name: _in_store(path, store) for name, path in shards.items()},
-        "execution": asdict(execution) | {"threads": threads}, "live": _in_store(live, store),
+        "shards": {name: store.name_of(path) for name, path in shards.items()},
+        "execution": asdict(execution) | {"threads": threads}, "live": store.name_of(live),
     }  # fmt: skip
     folder = LiveFolder(live)
     folder.say(described())
@@ -108,11 +108,6 @@ def _storage(store: Store) -> dict[str, Any]:
         return {"storage_path": str(store.root / "live" / "ray")}
     files, path = opened(store.origin.place, attempts=8)
     return {"storage_path": f"{path}/live/ray", "storage_filesystem": files}
-
-
-def _in_store(path: Path, store: Store) -> str:
-    """How any node finds ``path``: from the store's root, or where it is, if that is elsewhere."""
-    return str(path.relative_to(store.root) if path.is_relative_to(store.root) else path)
 
 
 def train_in_worker(job: dict[str, Any]) -> None:

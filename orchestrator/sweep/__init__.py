@@ -7,6 +7,7 @@ that is like a stage's. The winner can become the stage's own result: see :mod:`
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -25,6 +26,7 @@ from orchestrator.plan import PlanError, Recipe
 from orchestrator.search import Search
 from orchestrator.store import Store
 from orchestrator.sweep.board import Board, Proposal, Row
+from orchestrator.sweep.shared import bring_study, shared
 from orchestrator.sweep.space import Space
 from orchestrator.sweep.trial import STOP, Job, Planned, alone_in
 from orchestrator.sweep.tuning import HOPELESS, Desk, UnderWay, run_trials
@@ -71,8 +73,16 @@ class Sweep:
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def study(self) -> Path | None:
+        """The file of the study; None where a database elsewhere has it."""
+        path = self.folder / STUDY
+        return path if self.url == f"sqlite:///{path}" else None
+
     def board(self, *, resume: bool) -> Board:
-        """The study; see :meth:`Board.open`."""
+        """The study, as the store has it now; see :meth:`Board.open`."""
+        if self.study is not None:
+            bring_study(self.store, self.study)
         return Board.open(self.url, self.name, self.space, self.recipe, self.search, resume=resume)
 
     def planned(self, proposal: Proposal) -> Planned:
@@ -85,12 +95,13 @@ class Sweep:
             folder=self.folder / f"trial{proposal.number:04d}-{known}",
         )  # fmt: skip
 
-    def job(self, execution: Execution) -> Job:
-        """What its trials have in common."""
+    def job(self, execution: Execution, stop: str = STOP) -> Job:
+        """What its trials have in common; ``stop`` is the file in the sweep's folder that ends them."""
         return Job(
             plan=plain(self.recipe), stage=self.space.stage, metrics=self.space.metrics, sweep=self.name,
-            folder=str(self.folder), store=str(self.store.root),
-            shards={name: str(path) for name, path in self.shards.items()}, execution=asdict(execution),
+            folder=self.store.name_of(self.folder), store=self.store.place,
+            shards={name: self.store.name_of(path) for name, path in self.shards.items()},
+            execution=asdict(execution), stop=stop,
         )  # fmt: skip
 
 
@@ -109,10 +120,6 @@ def sweep_of(
     """
     if recipe.name != space.recipe:
         raise PlanError(f"tune_spaces/{space.name}.py is for recipe {space.recipe!r}, not {recipe.name!r}")
-    if store.origin.place:
-        raise PlanError(
-            f"a sweep keeps its study and its trials in files that are locked; {store} is none: --store DIR"
-        )
     stage = recipe.stage(space.stage)
     space = space.of(stage)
     kept = [best.metric for best in stage.best]
@@ -148,11 +155,22 @@ def run_sweep(
     get_ready()
     limit, resources, execution = placed(execution, places)
     say(f"{sweep.name}: up to {limit} trials at once, each with {_told(resources, execution)}")
+    if execution.workers > 1 and sweep.store.origin.place:
+        raise PlanError(
+            f"--workers-per-trial {execution.workers}: the workers of a trial tell each other of it in a folder that "
+            f"all nodes see; {sweep.store} is none: --store DIR, or trials of one worker"
+        )
     stop = sweep.folder / STOP
-    desk = Desk(board, sweep.folder, sweep.planned, limit, stop.exists, say, begun=begun)
+    sign = sweep.folder / f"{STOP}-{secrets.token_hex(4)}" if sweep.store.origin.place else stop
+    desk = Desk(board, sweep.planned, limit, stop.exists, say, begun=begun)
     scratch = sweep.folder / f".tune-{os.getpid()}"
-    with alone_in(sweep.folder, wait_s=10.0), _ends_after(budget_s, stop):
-        run_trials(desk, sweep.job(execution), resources=resources, retries=execution.retries, scratch=scratch)
+    with (
+        alone_in(sweep.folder, wait_s=10.0), _ends_after(budget_s, stop),
+        shared(sweep.store, sweep.folder, sweep.study, stop=stop, sign=sign),
+    ):  # fmt: skip
+        run_trials(
+            desk, sweep.job(execution, sign.name), resources=resources, retries=execution.retries, scratch=scratch
+        )
     if desk.hopeless:
         raise RunFailed(
             f"{sweep.name}: the first {HOPELESS} trials failed, the last one for: {board.rows()[-1].reason}. No more "
@@ -219,15 +237,16 @@ def adopt_winner(sweep: Sweep, board: Board) -> Adopted | None:
         sweep=sweep.name, trial=row.number, trials=len(board.rows()), changes=row.changes,
         fingerprint=row.fingerprint, metrics=row.values,
     )  # fmt: skip
-    adopt(note_of(sweep.recipe, stage, sweep.store, sweep.contents), adopted)
+    adopt(sweep.store, note_of(sweep.recipe, stage, sweep.store, sweep.contents), adopted)
     return adopted
 
 
 def _bring_home(sweep: Sweep, row: Row) -> None:
     """The trial's folder, as the stage's folder with its settings: whole or not at all."""
     home = sweep.store.folder(sweep.recipe.name, sweep.space.stage, row.fingerprint)
-    if sweep.store.read(home) is not None:
+    if sweep.store.find(home) is not None:
         return
+    sweep.store.origin.fetch_stage(sweep.folder / row.folder, checkpoints=None)
     draft = sweep.folder / f".{home.name}.{os.getpid()}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -236,6 +255,7 @@ def _bring_home(sweep: Sweep, row: Row) -> None:
     if home.exists():  # begun by `train`, never finished
         home.rename(sweep.folder / f"replaced-{time.time_ns()}-{home.name}")
     os.replace(draft, home)
+    sweep.store.origin.publish_stage(home)
 
 
 def _linked(source: str, target: str) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 from orchestrator.identity import fingerprint, plain
 from orchestrator.plan import PlanError
+from orchestrator.store import StoreError
 from orchestrator.sweep import Sweep
 from orchestrator.sweep.about import About, counted
 from orchestrator.sweep.board import Board, Proposal, Row
+from orchestrator.sweep.shared import bring_trial
 from orchestrator.sweep.told import range_of, scales_of
 from orchestrator.sweep.tuning import UnderWay
 from orchestrator.tracking.points import StageAt, TrialAt, flat
@@ -74,7 +76,13 @@ class Following:
         """Whether no process is at work in the trial's folder any more, so that its journal is complete."""
         if row.number in self._settled or not row.folder:
             return True
-        path = self.sweep.folder / row.folder / ".lock"
+        folder, store = self.sweep.folder / row.folder, self.sweep.store
+        if store.origin.place:
+            try:
+                return bring_trial(store, folder)
+            except StoreError:  # it is asked again
+                return False
+        path = folder / ".lock"
         if not path.exists():
             return True
         with path.open() as file:

@@ -13,13 +13,13 @@ from typing import Any
 from orchestrator.cluster import set_up_ray_train
 from orchestrator.execution import Execution
 from orchestrator.live import LiveFolder
-from orchestrator.store import Record, Store
-from orchestrator.sweep.trial import STOP, Asked, Job, Tell, planned, trained
+from orchestrator.store import Record
+from orchestrator.sweep.trial import Asked, Job, Tell, planned, trained
 
 
 def trained_in_groups(job: Job, asked: Asked, tell: Tell) -> Record | None:
     """Train a trial to its record; it pauses after each of its rungs, and tells there how far it is."""
-    plan, store = planned(job, asked), Store(Path(job.store))
+    plan, store = planned(job, asked), job.home
     recorded = store.read(store.folder(plan.recipe.name, plan.stage.name, plan.fingerprint))
     if recorded is not None:
         return recorded
@@ -30,7 +30,7 @@ def trained_in_groups(job: Job, asked: Asked, tell: Tell) -> Record | None:
         record = store.read(plan.folder)
         if record is not None:
             return record
-        if (Path(job.folder) / STOP).exists():
+        if (job.root / job.stop).exists():
             return None
     return None
 

@@ -12,7 +12,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,17 +21,21 @@ from typing import Any
 from orchestrator.execution import Execution
 from orchestrator.failures import foreseen
 from orchestrator.identity import fingerprint
+from orchestrator.live import Watch
 from orchestrator.machine import Machine
 from orchestrator.override import from_plain, override
 from orchestrator.plan import PlanError, Recipe, Stage
 from orchestrator.ranks import Ranks
 from orchestrator.shards import Shards
-from orchestrator.store import Record, Store
+from orchestrator.store import Record, Store, StoreError
+from orchestrator.sweep.shared import StopSign
 from orchestrator.trials import train_trial
 from orchestrator.trying import Kept, Trying
+from orchestrator.turn import turn
+from orchestrator.working_copy import store_at
 
 Tell = Callable[[Mapping[str, Any]], None]
-STOP = "stop"  # a file in the sweep's folder: trials save a checkpoint and end, to be continued
+STOP = "stop"  # in the sweep's folder: the wish that it ends
 
 
 class TrialFailed(RuntimeError):
@@ -44,7 +48,8 @@ class Job:
 
     Attributes:
         plan: the recipe with the stage as it stands, not searched.
-        folder: of the sweep.
+        store: as ``--store`` takes it; ``folder``, of the sweep, and ``shards`` lie from its root.
+        stop: a file in the folder: trials save a checkpoint and end, to be continued.
     """
 
     plan: Mapping[str, Any]
@@ -55,6 +60,17 @@ class Job:
     store: str
     shards: Mapping[str, str]
     execution: Mapping[str, Any]
+    stop: str = STOP
+
+    @property
+    def home(self) -> Store:
+        """The store, opened once per process."""
+        return _store_at(self.store)
+
+    @property
+    def root(self) -> Path:
+        """The sweep's folder on this node."""
+        return self.home.root / self.folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +113,13 @@ class TrialWatch:
 
     stage: Stage
     metrics: tuple[str, ...]
-    stop: Path
+    stop: StopSign
     tell_up: Tell
     asked_at: float
     first_step_s: float | None = field(default=None)
 
     def stop_asked(self) -> bool:
-        return self.stop.exists()
+        return self.stop.asked()
 
     def at(self, phase: str) -> None:
         pass
@@ -132,8 +148,18 @@ def values_of(measured: Mapping[str, float], metrics: tuple[str, ...], stage: St
 def opened(job: str) -> Opened:
     """What the trials of ``job`` (:func:`packed`) share in this process."""
     data = json.loads(job)
-    shards = {name: Shards.open(Path(path), verify=True) for name, path in data["shards"].items()}
+    store = _store_at(data["store"])
+    folders = {name: store.root / path for name, path in data["shards"].items()}
+    for folder in folders.values():
+        store.origin.fetch_shards(folder)
+    here = not store.origin.place  # what was fetched has just been compared with its hashes
+    shards = {name: Shards.open(folder, verify=here) for name, folder in folders.items()}
     return Opened(from_plain(data["plan"]), shards, Kept())
+
+
+@lru_cache(maxsize=1)
+def _store_at(place: str) -> Store:
+    return store_at(place)
 
 
 def packed(job: Job) -> str:
@@ -150,7 +176,7 @@ def planned(job: Job, asked: Asked) -> Planned:
     known = fingerprint(recipe, stage, contents)
     return Planned(
         recipe=recipe, stage=stage, fingerprint=known,
-        folder=Path(job.folder) / f"trial{asked.number:04d}-{known}",
+        folder=job.root / f"trial{asked.number:04d}-{known}",
     )  # fmt: skip
 
 
@@ -160,17 +186,29 @@ def trained(job: Job, asked: Asked, tell: Tell, *, ranks: Ranks | None = None, u
 
     execution = Execution(**job.execution)
     torch.set_num_threads(execution.threads_each)
-    plan, store, ranks = planned(job, asked), Store(Path(job.store)), ranks or Ranks()
-    recorded = store.read(store.folder(plan.recipe.name, plan.stage.name, plan.fingerprint))
+    plan, store, ranks = planned(job, asked), job.home, ranks or Ranks()
+    recorded = store.find(store.folder(plan.recipe.name, plan.stage.name, plan.fingerprint))
     if recorded is not None and ranks.count == 1:
         return recorded  # the very settings were trained before, by `train` or adopted from a sweep
-    watch = TrialWatch(plan.stage, job.metrics, Path(job.folder) / STOP, tell, asked.asked_at)
+    watch = TrialWatch(plan.stage, job.metrics, StopSign(store, job.root / job.stop), tell, asked.asked_at)
     origin = {"sweep": job.sweep, "number": asked.number, "changes": dict(asked.changes)}
     here = opened(packed(job))
-    return train_trial(
-        plan.recipe, plan.stage, store, here.shards, execution, machine=Machine.of(execution, ranks), watch=watch,
-        folder=plan.folder, trying=Trying(kept=here.kept, origin=origin, until=until),
-    )  # fmt: skip
+
+    def train(watch: Watch) -> Record | None:
+        return train_trial(
+            plan.recipe, plan.stage, store, here.shards, execution, machine=Machine.of(execution, ranks), watch=watch,
+            folder=plan.folder, trying=Trying(kept=here.kept, origin=origin, until=until),
+        )  # fmt: skip
+
+    if not store.origin.place:
+        return train(watch)
+    with turn(store, plan.folder, plan.stage.name, ranks, watch) as mine:
+        if mine.watch is None:
+            return mine.record
+        try:
+            return train(mine.watch)
+        finally:
+            store.origin.publish_stage(plan.folder)  # its journals, however it ended
 
 
 def outcome_of(job: Job, asked: Asked, run: Callable[[], Record | None]) -> dict[str, Any]:
@@ -188,8 +226,18 @@ def outcome_of(job: Job, asked: Asked, run: Callable[[], Record | None]) -> dict
     except foreseen() as error:
         told |= {"outcome": "failed", "reason": str(error)}
     except Exception as error:
-        told |= {"outcome": "failed", "reason": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+        told |= {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
+        if "folder" in told:
+            _leave(job, told["folder"], traceback.format_exc())
     return told | {"seconds": time.monotonic() - began}
+
+
+def _leave(job: Job, folder: str, trace: str) -> None:
+    """Where in the code a trial failed, beside its journals."""
+    path = job.root / folder / "error.txt"
+    path.write_text(trace, encoding="utf-8")
+    with suppress(StoreError):  # the reason is told in any case
+        job.home.origin.push(path)
 
 
 @contextmanager

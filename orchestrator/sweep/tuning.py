@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.plan import PlanError
+from orchestrator.store import StoreError
 from orchestrator.sweep.board import Board, Facts, Proposal
 from orchestrator.sweep.group import trained_in_groups
 from orchestrator.sweep.trial import Asked, Job, Planned, outcome_of, trained
@@ -73,7 +75,6 @@ class Desk:
     """
 
     board: Board
-    root: Path
     plan_of: Callable[[Proposal], Planned]
     limit: int
     over: Callable[[], bool]
@@ -140,8 +141,6 @@ class Desk:
         if told["outcome"] == "interrupted":  # it stays under way in the study, to be continued
             self.under_way.pop(trial.number)
             return
-        if told.get("trace"):
-            (self.root / trial.folder / "error.txt").write_text(told["trace"], encoding="utf-8")
         facts = trial.facts(reason=told.get("reason", ""), epochs=told.get("epochs", trial.epoch))
         self._end(trial.number, told["outcome"], told.get("values", {}), facts)
 
@@ -232,7 +231,7 @@ def make_trial(config: dict[str, Any], job: dict[str, Any]) -> None:
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", UNWIND_S)
     asked, whole = Asked(**json.loads(config["trial"])), Job(**job)
     several = whole.execution["workers"] > 1
-    with Line(Path(whole.folder), asked.number) as line:
+    with Line(whole, asked.number) as line:
         make = trained_in_groups if several else trained
         line.tell(outcome_of(whole, asked, lambda: make(whole, asked, line.tell)))
 
@@ -243,8 +242,8 @@ class Line:
     The checkpoints of a trial that was cut go once its training has ended and none is being written.
     """
 
-    def __init__(self, root: Path, number: int) -> None:
-        self._root, self._number, self._cut = root, number, False
+    def __init__(self, job: Job, number: int) -> None:
+        self._job, self._number, self._cut = job, number, False
 
     def tell(self, line: Mapping[str, Any]) -> None:
         if self._cut:  # an error on the way out: nobody waits for it, and it would wait for ever
@@ -260,5 +259,7 @@ class Line:
 
     def __exit__(self, *error: object) -> None:
         if self._cut:
-            for folder in self._root.glob(f"trial{self._number:04d}-*/checkpoints"):
+            for folder in self._job.root.glob(f"trial{self._number:04d}-*/checkpoints"):
                 shutil.rmtree(folder, ignore_errors=True)
+                with suppress(StoreError):
+                    self._job.home.origin.forget(folder)

@@ -19,7 +19,7 @@ def noted(recipe, store, changes, **more):
     changed = override(base_of(recipe, recipe.stage("finetune_frozen")), changes)
     reached = fingerprint(changed, changed.stage("finetune_frozen"), {})
     said = {"sweep": "made-1", "trial": 7, "trials": 16, "changes": changes, "fingerprint": reached} | more
-    adopt(note_of(recipe, recipe.stage("finetune_frozen"), store, {}), Adopted(**said))
+    adopt(store, note_of(recipe, recipe.stage("finetune_frozen"), store, {}), Adopted(**said))
     return changed
 
 

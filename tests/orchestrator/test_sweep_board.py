@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 from orchestrator.plan import Asha, Median, PlanError, Search
 from orchestrator.sweep import board as board_module
 from orchestrator.sweep.board import Facts
-from orchestrator.sweep.trial import Asked, Planned
+from orchestrator.sweep.trial import Asked, Job, Planned
 from orchestrator.sweep.tuning import HOPELESS, Desk, Line
 from tests.orchestrator.small_sweep import a_board, a_recipe, a_space, rate_and_schedule
 
@@ -150,7 +150,7 @@ def desk_of(board, folder):
     """A desk whose plans are all the same, and what it said."""
     said = []
     plan = Planned(recipe=board.recipe, stage=board.recipe.stages[-1], fingerprint="f", folder=folder / "t")
-    return Desk(board, folder, lambda proposal: plan, 2, lambda: False, said.append), said
+    return Desk(board, lambda proposal: plan, 2, lambda: False, said.append), said
 
 
 def test_a_trial_with_the_very_settings_of_a_finished_one_is_not_made_again(tmp_path):
@@ -188,8 +188,12 @@ def test_a_trial_that_was_cut_is_not_waited_for_and_its_checkpoints_go_when_it_h
     for name in ("trial0003-abc", "trial0004-def"):
         (tmp_path / name / "checkpoints" / "step-1").mkdir(parents=True)
 
+    job = Job(
+        plan={}, stage="", metrics=(), sweep="made", folder="", store=str(tmp_path), shards={}, execution={}
+    )  # fmt: skip
+
     def make_trial():
-        with Line(tmp_path, 3) as line:
+        with Line(job, 3) as line:
             try:
                 line.tell({"epoch": 1})
             finally:
