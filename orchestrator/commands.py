@@ -211,7 +211,8 @@ def runs(store: Store, recipe: str | None) -> int:
             lineage += f", trial {record.trial['number']} of {record.trial['sweep']}: {changed or 'nothing changed'}"
         best = ", ".join(f"{name} {each['value']:.4f} at step {each['step']}" for name, each in record.best.items())
         print(f"{record.recipe}/{folder.name}\tdone ({record.finished}){lineage}\t{best}")
-    sweeps = any((store.root / "sweeps").glob(f"*/{SWEEP}")) and _print_sweeps(store, recipe)
+    may_be = bool(store.origin.place) or any((store.root / "sweeps").glob(f"*/{SWEEP}"))
+    sweeps = may_be and _print_sweeps(store, recipe)
     if not found and not sweeps:
         print(f"nothing in {store}")
     return DONE
@@ -222,7 +223,7 @@ def _print_sweeps(store: Store, recipe: str | None) -> bool:
     from orchestrator.sweep.about import sweeps_in
 
     shown = False
-    for about, counts, winner in sweeps_in(store.root):
+    for about, counts, winner in sweeps_in(store):
         if recipe in (None, about.plan["name"]):
             told = ", ".join(f"{number} {outcome}" for outcome, number in counts.items() if number) or "no trial"
             best = ", ".join(f"{name} {value:.4f}" for name, value in winner.values.items()) if winner else ""

@@ -40,18 +40,20 @@ class Places:
 
 @contextmanager
 def cleared(need: Mapping[str, float], count: int) -> Iterator[None]:
-    """Give back what a group of ``count`` workers held when the body lost its controller, which alone knew how to."""
-    from ray.exceptions import RayActorError
+    """Give back, however the body ends, what a group of ``count`` workers held in it.
+
+    Ray does so itself unless a process that has to was lost: the controller, or an actor that the controller asks.
+    """
     from ray.util import placement_group_table
 
     before = set(placement_group_table())
     try:
         yield
-    except RayActorError:
+    finally:
         for id, group in placement_group_table().items():
-            if id not in before and list(group["bundles"].values()) == [dict(need)] * count:
+            held = group["state"] != "REMOVED" and list(group["bundles"].values()) == [dict(need)] * count
+            if id not in before and held:
                 _remove(id)
-        raise
 
 
 def _remove(id: str) -> None:

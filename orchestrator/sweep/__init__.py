@@ -82,7 +82,8 @@ class Sweep:
     def board(self, *, resume: bool) -> Board:
         """The study, as the store has it now; see :meth:`Board.open`."""
         if self.study is not None:
-            bring_study(self.store, self.study)
+            with alone_in(self.folder, wait_s=10.0):
+                bring_study(self.store, self.study)
         return Board.open(self.url, self.name, self.space, self.recipe, self.search, resume=resume)
 
     def planned(self, proposal: Proposal) -> Planned:

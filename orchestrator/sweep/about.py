@@ -16,9 +16,10 @@ from orchestrator.files import write_json
 from orchestrator.identity import fingerprint, plain
 from orchestrator.override import from_plain
 from orchestrator.plan import PlanError, Recipe, Stage
-from orchestrator.store import StoreError
+from orchestrator.store import Store, StoreError
 from orchestrator.sweep import STUDY, Sweep
 from orchestrator.sweep.board import Board, Row, storage_at
+from orchestrator.sweep.shared import COPY
 from orchestrator.sweep.space import Space
 
 ABOUT = "sweep.json"
@@ -60,6 +61,7 @@ def write_about(sweep: Sweep) -> About:
         database="" if own else masked(sweep.url),
     )  # fmt: skip
     write_json(sweep.folder / ABOUT, asdict(about))
+    sweep.store.origin.publish_files(sweep.folder, [ABOUT])
     return about
 
 
@@ -104,17 +106,22 @@ def opened_board(folder: Path, about: About, url: str = "") -> Board:
     return Board(study, space, base_of(recipe, stage), stage.search)
 
 
-def sweeps_in(root: Path) -> Iterator[tuple[About, dict[str, int], Row | None]]:
+def sweeps_in(store: Store) -> Iterator[tuple[About, dict[str, int], Row | None]]:
     """Every sweep of a store, oldest first: how many of its trials ended how, and the winner so far.
 
     Of one whose study lies in a database elsewhere neither is known here.
     """
-    for path in sorted((root / "sweeps").glob(f"*/{ABOUT}"), key=lambda path: path.stat().st_mtime):
+    root = store.root / "sweeps"
+    for name in store.origin.names(root):
+        if name.rpartition("/")[2] in (ABOUT, COPY):
+            store.origin.pull(root / name)
+    study = COPY if store.origin.place else STUDY
+    for path in sorted(root.glob(f"*/{ABOUT}"), key=lambda path: path.stat().st_mtime):
         about = read_about(path.parent)
-        if about.database or not (path.parent / STUDY).exists():
+        if about.database or not (path.parent / study).exists():
             yield about, {}, None
             continue
-        board = opened_board(path.parent, about)
+        board = opened_board(path.parent, about, f"sqlite:///{path.parent / study}")
         yield about, counted(board.rows()), board.winner()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from orchestrator.execution import Execution
 from orchestrator.failures import foreseen
 from orchestrator.identity import fingerprint
-from orchestrator.live import Watch
+from orchestrator.live import RunFailed, Watch
 from orchestrator.machine import Machine
 from orchestrator.override import from_plain, override
 from orchestrator.plan import PlanError, Recipe, Stage
@@ -36,10 +36,6 @@ from orchestrator.working_copy import store_at
 
 Tell = Callable[[Mapping[str, Any]], None]
 STOP = "stop"  # in the sweep's folder: the wish that it ends
-
-
-class TrialFailed(RuntimeError):
-    """A trial that cannot have a result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +240,7 @@ def _leave(job: Job, folder: str, trace: str) -> None:
 def alone_in(folder: Path, *, wait_s: float = 120.0) -> Iterator[None]:
     """Hold a folder that no other process trains in: one that a dead sweep left behind may still be ending there.
 
-    Raises :class:`TrialFailed` where it does not end.
+    Raises :class:`RunFailed` where it does not end.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
@@ -252,7 +248,7 @@ def alone_in(folder: Path, *, wait_s: float = 120.0) -> Iterator[None]:
         ends = time.monotonic() + wait_s
         while not _locked(handle):
             if time.monotonic() > ends:
-                raise TrialFailed(f"{folder}: another process has trained there for {wait_s:.0f} s; end it first")
+                raise RunFailed(f"{folder}: another process works there, still after {wait_s:.0f} s; wait, or end it")
             time.sleep(0.1)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)

@@ -16,7 +16,7 @@ from orchestrator import groups, places
 from orchestrator.execution import Execution
 from orchestrator.groups import Wanted, run_groups
 from orchestrator.live import LiveFolder, RunFailed
-from orchestrator.places import Places, room_for
+from orchestrator.places import Places, cleared, room_for
 from orchestrator.pulse import Pulse
 
 pytestmark = pytest.mark.ray
@@ -48,6 +48,26 @@ def test_places_that_others_hold_are_not_there_until_they_are_given_back():
     until(lambda: held.ready() == 2)
     assert room(fewest=1, most=2, wait_s=0.5)[0] == 0
     held.give_back()
+    assert room(fewest=2, most=2)[0] == 2
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_what_a_group_held_is_free_again_however_it_ended(failed):
+    """As where the process that has to give it back was killed."""
+    from ray.train import TrainingFailedError
+    from ray.util import placement_group, remove_placement_group
+
+    before = placement_group([CPU])  # of somebody else in this process
+    try:
+        with cleared(CPU, 1):
+            placement_group([CPU]).wait(20)
+            if failed:
+                raise TrainingFailedError("one of Ray's own actors died")
+    except TrainingFailedError:
+        assert failed
+    assert room(fewest=1, most=1)[0] == 1
+    assert before.wait(20)
+    remove_placement_group(before)
     assert room(fewest=2, most=2)[0] == 2
 
 

@@ -22,6 +22,7 @@ from orchestrator.plan import Asha, PlanError, Search
 from orchestrator.ranks import Ranks
 from orchestrator.remote import Remote
 from orchestrator.sweep import STOP, Places, adopt_winner, run_sweep, sweep_of
+from orchestrator.sweep.about import sweeps_in, write_about
 from orchestrator.sweep.shared import COPY, bring_trial, shared
 from orchestrator.working_copy import store_at
 from tests.orchestrator.small import Quiet, shards_of
@@ -117,6 +118,9 @@ def test_trials_on_another_node_come_to_a_winner_that_a_third_one_adopts(workers
     )
 
     on_node("fourth")
+    write_about(again)  # as the command does before the first trial
+    [(about, counts, winner)] = sweeps_in(store_at(PLACE))
+    assert (about.sweep, winner.number) == (sweep.name, adopted.trial) and sum(counts.values()) == 3
     store, recipe = store_at(PLACE), sweep.recipe
     changed, found = with_adopted(recipe, store, sweep.contents)
     assert found["finetune"] == adopted
