@@ -238,9 +238,12 @@ class Disturbed:
             return 0
         stage, step = last.step
         [folder] = self.store.glob(f"runs/demo/{stage}-*")
-        resumed = [row["step"] for row in lines(folder / "speed.jsonl", "resumed") if row["time"] > killed_at]
-        ended = json.loads((folder / "record.json").read_text())["steps"] == step
-        return 0 if ended else max(step - (resumed[0] if resumed else 0), 0)
+        speed = folder / "speed.jsonl"
+        resumed = [row["step"] for row in lines(speed, "resumed") if row["time"] > killed_at]
+        anew = any(row["epoch"] == 1 and row["time"] > killed_at for row in lines(speed, "epoch"))
+        if not resumed and not anew:  # the dying group had come to the end of the stage
+            return 0
+        return max(step - (resumed[0] if resumed else 0), 0)
 
 
 def _title(process: psutil.Process) -> str:
