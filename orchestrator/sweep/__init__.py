@@ -172,12 +172,22 @@ def run_sweep(
         run_trials(
             desk, sweep.job(execution, sign.name), resources=resources, retries=execution.retries, scratch=scratch
         )
+    _forget_pruned(sweep, board)
     if desk.hopeless:
         raise RunFailed(
             f"{sweep.name}: the first {HOPELESS} trials failed, the last one for: {board.rows()[-1].reason}. No more "
             "are made; mend that, and begin another sweep with --name"
         )
     return not board.counts()["interrupted"] and board.exhausted
+
+
+def _forget_pruned(sweep: Sweep, board: Board) -> None:
+    """Delete the checkpoints of pruned trials whose processes came to no end of their own, as the last one's may."""
+    for row in board.rows():
+        if row.outcome == "pruned":
+            folder = sweep.folder / row.folder / "checkpoints"
+            shutil.rmtree(folder, ignore_errors=True)
+            sweep.store.origin.forget(folder)
 
 
 @contextmanager
