@@ -2,11 +2,11 @@
 
 Run: ``unshare --pid --fork --mount-proc python -m benchmarks.chaos --runs 50`` (``--log FILE`` gathers several calls)
 
-Two workers on two nodes of one CPU, a head that trains nothing. In each run SIGKILL ends one process: in turn one of
-the run's Ray processes (a worker, its controller, ...), the raylet of a node, and the driver; at a moment drawn from
-the time that an undisturbed run trains or, every third round, from all that it takes. A node that died is
-replaced after three seconds; a driver that died is started again by the same command; nothing else is done. Every run
-must end with the metric lines and the weights of the undisturbed one, byte for byte.
+Two workers on two nodes of one CPU, a head that trains nothing. In each run SIGKILL ends one process: in turn a
+worker, the raylet of a node, the driver, and any other actor of Ray Train's (a controller, a cleaner, ...); at a
+moment drawn from the time that an undisturbed run trains or, every third round, from all that it takes. A node that
+died is replaced after three seconds; a driver that died is started again by the same command; nothing else is done.
+Every run must end with the metric lines and the weights of the undisturbed one, byte for byte.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import psutil
 from benchmarks.nodes import Nodes, nodes, short_plan, started, train_command
 from orchestrator.journal import lines
 
-KINDS = ("worker", "raylet", "driver")
+KINDS = ("worker", "raylet", "driver", "actor")
 NODE_BACK_S = 3.0
 LIMIT_S = 900.0
 WORKERS = 2
@@ -68,6 +68,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--runs", type=int, default=50)
     options.add_argument("--seed", type=int, default=0, help="of processes and moments")
+    options.add_argument("--kinds", default=",".join(KINDS), help="what is killed in turn (default: %(default)s)")
     options.add_argument("--log", type=Path, help="append each run's line here, and print the table of all lines")
     asked = options.parse_args()
     kills: list[Kill] = []
@@ -75,7 +76,9 @@ def main() -> None:
         kills = [Kill(**json.loads(line)) for line in asked.log.read_text().splitlines()]
     if asked.runs:
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder, nodes(WORKERS) as cluster:
-            for kill in some_kills(cluster, Path(folder), random.Random(f"{asked.seed}-{len(kills)}"), asked.runs):
+            for kill in some_kills(
+                cluster, Path(folder), random.Random(f"{asked.seed}-{len(kills)}"), asked.runs, asked.kinds.split(",")
+            ):
                 kills.append(kill)
                 print(json.dumps(asdict(kill)), flush=True)
                 if asked.log:
@@ -86,7 +89,9 @@ def main() -> None:
         raise SystemExit("a run did not end as the undisturbed one")
 
 
-def some_kills(cluster: Nodes, folder: Path, draw: random.Random, runs: int) -> Iterator[Kill]:
+def some_kills(
+    cluster: Nodes, folder: Path, draw: random.Random, runs: int, kinds: Sequence[str]
+) -> Iterator[Kill]:  # fmt: skip
     """Each run as it ends; two undisturbed ones come first and must agree."""
     plan = short_plan(folder / "plan.json", epochs=14)
     undisturbed(cluster, plan, folder / "first")  # makes the shards, too
@@ -94,7 +99,7 @@ def some_kills(cluster: Nodes, folder: Path, draw: random.Random, runs: int) -> 
     assert wanted == outcome(folder / "first"), "two undisturbed runs differ"
     print(f"undisturbed: {seconds:.1f} s, {trained_s:.1f} of them from the first update to the last", flush=True)
     for number in range(runs):
-        kind, in_training = KINDS[number % len(KINDS)], number // len(KINDS) % 3 != 2
+        kind, in_training = kinds[number % len(kinds)], number // len(kinds) % 3 != 2
         run = Disturbed(cluster, plan, folder / f"run-{number}")
         shutil.copytree(folder / "first" / "shards", run.store / "shards")
         yield run.through(kind, draw.uniform(0, trained_s if in_training else seconds), in_training, draw, wanted)
@@ -201,8 +206,9 @@ class Disturbed:
             return "raylet", "raylet", node
         actors = [(each, title) for each in psutil.process_iter() if (title := _title(each)).startswith("ray::")]
         busy = [(each, title) for each, title in actors if "IDLE" not in title and "Agent" not in title]
-        if kind == "worker" and busy:
-            process, title = draw.choice(busy)
+        chosen = [each for each in busy if (kind == "worker") == each[1].startswith("ray::RayTrainWorker")]
+        if kind in ("worker", "actor") and chosen:
+            process, title = draw.choice(chosen)
             process.kill()
             name = title.removeprefix("ray::").split(".")[0].strip()
             return kind, name, None
