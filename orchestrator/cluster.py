@@ -16,6 +16,7 @@ SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray gives it to the driver of a sub
 UNPACKED = "working_dir_files"  # below which Ray unpacks what came with a job
 OF_RAY_TRAIN = {  # what its controllers go by, read in the process that starts one
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # its own 2 s would be waited out at the end of every group
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor to each group that looks for what we look for ourselves
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # its own 60 are too few where workers import on busy CPUs
 }
 

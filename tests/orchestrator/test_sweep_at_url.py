@@ -140,7 +140,7 @@ def test_trials_on_another_node_come_to_a_winner_that_a_third_one_adopts(workers
 
 @pytest.mark.ray
 def test_a_stop_reaches_trials_on_another_node_and_a_third_one_goes_on_with_them(workers_elsewhere, on_node):
-    sweep = a_sweep(store_at(PLACE), trials=1, **{"stages.finetune.epochs": 20})
+    sweep = a_sweep(store_at(PLACE), trials=1, **{"stages.finetune.epochs": 10})
 
     def time_is_up_in_its_first_epochs(trial):
         def stop():
