@@ -27,7 +27,7 @@ TOLD = r"about to go|waiting for places|training with \d of|there is room|\d wor
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="elastic-") as name, nodes(4) as cluster:
         folder = Path(name)
-        plan = short_plan(folder / "plan.json", epochs=20, **{"stages.pretrain.epochs": 40})
+        plan = short_plan(folder / "plan.json", epochs=20, **{"stages.pretrain.epochs": 70})
         peace = launched(cluster, plan, folder / "peace")
         wait(peace, lambda: peace.poll() is not None)
         store = folder / "elastic"
