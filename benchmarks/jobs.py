@@ -1,6 +1,6 @@
 """Jobs submitted to a head on this machine: two at once; stopped, submitted again, finished; a sweep.
 
-Run: ``unshare --pid --net --fork --mount-proc python -m benchmarks.jobs``
+Run: ``unshare --pid --net --fork --mount-proc sh -c "python -m benchmarks.jobs; true"`` (the shell buries dead processes)
 
 Says of each step how long it took and what a person at the submitting side saw. The network namespace keeps Ray's fixed
 ports apart from whatever else runs here.
@@ -45,8 +45,9 @@ def main() -> None:
         stopped = submit(plan, store, wait=False)
         while steps_of(store) < 40:
             time.sleep(0.1)
+        made = steps_of(store)
         took, _ = timed(lambda: ray("job", "stop", stopped))
-        say(f"stopped after {steps_of(store)} updates in {took:.1f} s: {status(stopped)}; {said(stopped, 'Stopped;')}")
+        say(f"stopped after {made} updates in {took:.1f} s: {status(stopped)}; {said(stopped, 'Stopped;')}")
         took, again = timed(lambda: submit(plan, store, wait=True))
         say(f"submitted again: {took:.0f} s to the end; same outcome: {outcome(store) == outcome(folder / 'a')}; "
             f"{status(again)}")  # fmt: skip
