@@ -1,6 +1,6 @@
 """Jobs submitted to a head on this machine: two at once; stopped, submitted again, finished; a sweep.
 
-Run: ``unshare --pid --net --fork --mount-proc sh -c "python -m benchmarks.jobs; true"`` (the shell buries dead processes)
+Run: ``unshare --pid --net --fork --mount-proc sh -c "python -m benchmarks.jobs; true"``, whose shell buries the dead
 
 Says of each step how long it took and what a person at the submitting side saw. The network namespace keeps Ray's fixed
 ports apart from whatever else runs here.
