@@ -139,10 +139,13 @@ def _swept(
             lambda: _progress(board),
         )
         _tell(sweep, board)
-        _bring_trials(sweep, board)
+        following.bring()
         if report:
             _reported(sweep)
-    sweep.store.origin.publish_files(sweep.folder, ABOUT)
+    origin = sweep.store.origin
+    origin.publish_files(sweep.folder, ABOUT)
+    for folder in sweep.folder.glob("trial*"):
+        origin.publish_files(folder, ["tracked.json"])
     for place in following.where if over else ():
         say(place)
     if not over:
@@ -153,14 +156,6 @@ def _swept(
     if adopted:
         say(f"Adopted: trial {adopted.trial} is stage {sweep.space.stage!r} now, under {adopted.fingerprint}")
     return commands.DONE, adopted
-
-
-def _bring_trials(sweep: Sweep, board: Board) -> None:
-    """All that trials have left, to this node, which they need not have seen."""
-    if sweep.store.origin.place:
-        for folder in {sweep.folder / row.folder for row in board.rows() if row.folder}:
-            sweep.store.origin.publish_files(folder, ["tracked.json"])
-            sweep.store.origin.fetch_stage(folder)
 
 
 def _reported(sweep: Sweep) -> None:

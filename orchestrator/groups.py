@@ -6,7 +6,6 @@ worker. The next one goes on from the newest checkpoint, with as many workers as
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from orchestrator.execution import Execution, spelled
 from orchestrator.live import LiveFolder, RunFailed
 from orchestrator.places import Places, cleared, room_for
 from orchestrator.pulse import forget, hung, pulses
+from orchestrator.repeated import repeated
 
 LOOK_S = 1.0
 GROW_AFTER_S = 30.0  # a group that just began is not asked to make way for a larger one
@@ -108,32 +108,27 @@ def _room(wanted: Wanted, live: LiveFolder) -> int:
 @contextmanager
 def _looking_around(wanted: Wanted, live: LiveFolder, size: int) -> Iterator[None]:
     """Ask the group to make way when there is room for more workers, or when a node of it is about to go."""
-    done = threading.Event()
-    most = wanted.execution.workers
+    most, looks = wanted.execution.workers, 0
+    here: list[str] = []
     more: list[Places] = []
 
     def look() -> None:
-        looks = 0
-        here: list[str] = []
-        while not done.wait(LOOK_S):
-            if len(here) < size:  # its own workers have to find their places first
-                here = [str(each["node_id"]) for each in pulses(live.folder)]
-                continue
-            looks += 1
-            if going := leaving(here):
-                live.ask_to_regroup(f"{going} is about to go")
-            if size < most and not more:
-                more.append(Places(wanted.need, most - size))
-            elif more and looks * LOOK_S >= GROW_AFTER_S and (ready := more[0].ready()):
-                live.ask_to_regroup(f"there is room for {ready} more worker{'s' * (ready > 1)}")
+        nonlocal looks, here
+        if len(here) < size:  # its own workers have to find their places first
+            here = [str(each["node_id"]) for each in pulses(live.folder)]
+            return
+        looks += 1
+        if going := leaving(here):
+            live.ask_to_regroup(f"{going} is about to go")
+        if size < most and not more:
+            more.append(Places(wanted.need, most - size))
+        elif more and looks * LOOK_S >= GROW_AFTER_S and (ready := more[0].ready()):
+            live.ask_to_regroup(f"there is room for {ready} more worker{'s' * (ready > 1)}")
 
-    thread = threading.Thread(target=look, name="looking-around", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(look, every_s=LOOK_S, name="looking-around"):
+            yield
     finally:
-        done.set()
-        thread.join()
         for places in more:
             places.give_back()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from orchestrator.repeated import repeated
 
 BEAT_S = 2.0  # between two beats of up to 16 ranks; more wait longer, so that all together write 8 times a second
 LATE = 0.8  # of the time-out: who has been at one thing for that long when the others give up is who they waited for
@@ -41,20 +42,11 @@ class Pulse:
     @contextmanager
     def beating(self) -> Iterator[None]:
         """Keep the file up to date while the body runs, and leave it as it was at the end."""
-        done = threading.Event()
-
-        def beat() -> None:
-            while not done.wait(BEAT_S * max(self.ranks / 16, 1)):
-                self.write()
-
         self.write()
-        thread = threading.Thread(target=beat, name="pulse", daemon=True)
-        thread.start()
         try:
-            yield
+            with repeated(self.write, every_s=BEAT_S * max(self.ranks / 16, 1), name="pulse"):
+                yield
         finally:
-            done.set()
-            thread.join()
             self.write()
 
     def write(self) -> None:

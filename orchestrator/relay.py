@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.repeated import repeated
 from orchestrator.store import Store, StoreError
 
 EVERY_S = 2.0
@@ -30,20 +30,15 @@ def relayed(store: Store, folder: Path, *, driver: bool) -> Iterator[None]:
         (folder / DRIVER).touch()
     relay = _Relay(store, folder, driver)
     relay.exchange()
-    ended = threading.Event()
 
-    def follow() -> None:
-        while not ended.wait(EVERY_S):
-            with suppress(StoreError):  # this is only talk; what matters fails by itself
-                relay.exchange()
+    def exchange() -> None:
+        with suppress(StoreError):  # this is only talk; what matters fails by itself
+            relay.exchange()
 
-    thread = threading.Thread(target=follow, name="relay", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(exchange, every_s=EVERY_S, name="relay"):
+            yield
     finally:
-        ended.set()
-        thread.join()
         relay.exchange()
     if driver:
         store.origin.forget(folder)

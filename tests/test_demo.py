@@ -13,7 +13,7 @@ import pytest
 
 from datasets.rendered import RenderedWords
 
-LIMIT_S = 1800  # it may have to share its two cores
+LIMIT_S = 900
 pytestmark = pytest.mark.demo
 
 

@@ -23,7 +23,7 @@ FLOORS = (  # of the orchestrator's files and packages; each may import those of
     " lease redact environment"
     " search adoption"
     " wear"
-    " pulse",
+    " pulse repeated",
     "labels manifest mapped shards prepare pictures worn_anew"  # shards, without Torch
     " remote claims cache sound working_copy fetched bring",
     "ranks turn gate content"

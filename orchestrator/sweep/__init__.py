@@ -11,7 +11,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -172,7 +172,7 @@ def run_sweep(
         run_trials(
             desk, sweep.job(execution, sign.name), resources=resources, retries=execution.retries, scratch=scratch
         )
-    _forget_pruned(sweep, board)
+    forget_pruned(sweep.store, sweep.folder, board.rows())
     if desk.hopeless:
         raise RunFailed(
             f"{sweep.name}: the first {HOPELESS} trials failed, the last one for: {board.rows()[-1].reason}. No more "
@@ -181,13 +181,12 @@ def run_sweep(
     return not board.counts()["interrupted"] and board.exhausted
 
 
-def _forget_pruned(sweep: Sweep, board: Board) -> None:
+def forget_pruned(store: Store, folder: Path, rows: Sequence[Row]) -> None:
     """Delete the checkpoints of pruned trials whose processes came to no end of their own, as the last one's may."""
-    for row in board.rows():
+    for row in rows:
         if row.outcome == "pruned":
-            folder = sweep.folder / row.folder / "checkpoints"
-            shutil.rmtree(folder, ignore_errors=True)
-            sweep.store.origin.forget(folder)
+            shutil.rmtree(folder / row.folder / "checkpoints", ignore_errors=True)
+            store.origin.forget(folder / row.folder / "checkpoints")
 
 
 @contextmanager

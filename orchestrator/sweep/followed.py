@@ -51,7 +51,7 @@ class Following:
         new = [row for row in rows if row.number not in self._known and (_over(row) or row.number in self._begun)]
         self._known |= {row.number for row in new}
         places = [self._at(row) for row in new]
-        self._settled |= {row.number for row in rows if _over(row) and self._is_left(row)}
+        self._settle(rows)
         winner = self.board.winner()
         standing = Standing(
             endings={row.number: Ending(outcome=row.outcome, reason=row.reason) for row in rows
@@ -60,6 +60,13 @@ class Following:
             ranges={scale.name: range_of(scale) for scale in scales_of(self.board.study)}, at=self._newest(),
         )  # fmt: skip
         return standing, [at for at in places if not self._has_all(at.folder)]
+
+    def bring(self) -> None:
+        """What the trials that are over have left, to this node, which need not have seen it, trackers or none."""
+        self._settle(self.board.rows())
+
+    def _settle(self, rows: Sequence[Row]) -> None:
+        self._settled |= {row.number for row in rows if _over(row) and self._is_left(row)}
 
     def _at(self, row: Row) -> TrialAt:
         recipe, name, own = self.sweep.recipe, self.sweep.space.stage, f"trial{row.number:04d}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from orchestrator.lease import Holder, Lease
 from orchestrator.live import RunFailed
+from orchestrator.repeated import repeated
 from orchestrator.store import Store, StoreError
 
 EVERY_S = 2.0
@@ -87,20 +87,14 @@ def shared(store: Store, folder: Path, study: Path | None, *, stop: Path, sign: 
 
 @contextmanager
 def _published(here: _Shared) -> Iterator[None]:
-    ended = threading.Event()
+    def publish() -> None:
+        with suppress(StoreError):  # the last call tells of what lasts
+            here.publish()
 
-    def follow() -> None:
-        while not ended.wait(EVERY_S):
-            with suppress(StoreError):  # the last call tells of what lasts
-                here.publish()
-
-    thread = threading.Thread(target=follow, name="shared", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(publish, every_s=EVERY_S, name="shared"):
+            yield
     finally:
-        ended.set()
-        thread.join()
         here.publish()
         here.store.origin.take_back(here.sign)
         here.sign.unlink(missing_ok=True)

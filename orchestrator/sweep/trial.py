@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from orchestrator.content import open_shards
 from orchestrator.execution import Execution
 from orchestrator.failures import foreseen
 from orchestrator.identity import fingerprint
@@ -145,11 +146,7 @@ def opened(job: str) -> Opened:
     """What the trials of ``job`` (:func:`packed`) share in this process."""
     data = json.loads(job)
     store = _store_at(data["store"])
-    folders = {name: store.root / path for name, path in data["shards"].items()}
-    for folder in folders.values():
-        store.origin.fetch_shards(folder)
-    here = not store.origin.place  # what was fetched has just been compared with its hashes
-    shards = {name: Shards.open(folder, verify=here) for name, folder in folders.items()}
+    shards, _ = open_shards(store, {name: store.root / path for name, path in data["shards"].items()}, Ranks())
     return Opened(from_plain(data["plan"]), shards, Kept())
 
 

@@ -21,8 +21,9 @@ from orchestrator.pipeline import train_recipe
 from orchestrator.plan import Asha, PlanError, Search
 from orchestrator.ranks import Ranks
 from orchestrator.remote import Remote
-from orchestrator.sweep import STOP, Places, adopt_winner, run_sweep, sweep_of
+from orchestrator.sweep import STOP, Places, adopt_winner, forget_pruned, run_sweep, sweep_of
 from orchestrator.sweep.about import sweeps_in, write_about
+from orchestrator.sweep.board import Row
 from orchestrator.sweep.shared import COPY, bring_trial, shared
 from orchestrator.working_copy import store_at
 from tests.orchestrator.small import Quiet, shards_of
@@ -192,6 +193,25 @@ def test_what_is_published_of_a_sweep_is_its_study_and_the_wish_to_stop(on_node)
         assert bring_trial(other, trial) and (trial / "metrics.jsonl").read_bytes() == b"{}\n"
     names = set(Remote(PLACE).list("sweeps/made"))
     assert COPY in names and not [name for name in names if name.startswith(("stop", ".lease"))] and not sign.exists()
+
+
+def test_checkpoints_of_pruned_trials_are_deleted_where_their_processes_did_not_come_to_it(on_node):
+    on_node("driver")
+    store = store_at(PLACE)
+    for name in ("trial0000-a", "trial0001-b"):
+        (store.root / "sweeps" / "made" / name / "checkpoints").mkdir(parents=True)
+        Remote(PLACE).put(f"sweeps/made/{name}/checkpoints/step-00000004/manifest.json", b"{}")
+        Remote(PLACE).put(f"sweeps/made/{name}/metrics.jsonl", b"{}\n")
+    rows = [
+        Row(number=number, outcome=outcome, params={}, values={}, changes={}, folder=folder)
+        for number, outcome, folder in ((0, "pruned", "trial0000-a"), (1, "finished", "trial0001-b"))
+    ]
+    folder = store.root / "sweeps" / "made"
+    forget_pruned(store, folder, rows)
+    assert [path.parent.name for path in folder.glob("*/checkpoints")] == ["trial0001-b"]
+    assert set(Remote(PLACE).list("sweeps/made")) == {
+        "trial0000-a/metrics.jsonl", "trial0001-b/metrics.jsonl", "trial0001-b/checkpoints/step-00000004/manifest.json"
+    }  # fmt: skip
 
 
 @pytest.mark.ray
